@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The control plane of one node: what happens to sandboxes, and in which order.
+//!
+//! [`Control`] is the front: the API and the proxy call it and nothing else. Behind it each sandbox has one *driver*, a task that owns
+//! its state; everybody else sends it commands and watches a [`Sandbox`] view of it.
+//!
+//! - `model`: requests, answers and the view.
+//! - `driver`: the state machine of one sandbox, its timer, and the order of steps of every transition.
+//! - `pool`: instances of templates in use, kept restored and suspended.
+//! - `asleep`: the memory budget of light sleep.
+//! - `recover`: what a start makes of what an earlier daemon left.
+//! - `route`: what traffic to a port may do, and when it wakes a sandbox.
+//!
+//! All I/O goes through the engine trait, the store and the snapshot store; with the simulator and a database in memory the whole crate
+//! runs in a test without root.
+#![forbid(unsafe_code)]
+
+mod control;
+mod error;
+mod model;
+mod route;
+
+pub use self::control::{Control, ControlConfig};
+pub use self::error::ControlError;
+pub use self::model::{Connected, ListFilter, NewSandbox, Owner, Phase, Sandbox};
+pub use self::route::{Route, RouteError, Visitor};
