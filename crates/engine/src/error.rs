@@ -5,7 +5,7 @@ use std::fmt;
 use crate::InstanceId;
 
 /// The operation that failed, for messages and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// [`Engine::start`](crate::Engine::start)
     Start,
