@@ -35,4 +35,15 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A record holds what the database cannot.
+    #[error("The {what} `{id}` cannot be stored")]
+    Unstorable {
+        /// The kind of record.
+        what: &'static str,
+        /// Its id.
+        id: String,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

@@ -5,14 +5,23 @@
 //! without the other after a crash.
 #![forbid(unsafe_code)]
 
+mod database;
 mod error;
+mod events;
+mod idempotency;
 mod ids;
+mod keys;
 mod records;
+mod row;
 mod sandboxes;
+mod templates;
 
+pub use self::database::Store;
 pub use self::error::StoreError;
+pub use self::events::EventQuery;
+pub use self::idempotency::Idempotency;
 pub use self::ids::{BuildId, InvalidId, SandboxId, SnapshotId, TeamId, TemplateId};
 pub use self::records::{
     BuildRecord, Event, EventKind, KeyRecord, NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TemplateRecord,
 };
-pub use self::sandboxes::Store;
+pub use self::templates::{DEFAULT_TAG, TemplateSummary};

@@ -20,6 +20,17 @@ pub enum SandboxState {
     Paused,
 }
 
+impl SandboxState {
+    /// The word that stands for it in the database and on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 /// What happens when the time is up (contract 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,6 +39,17 @@ pub enum OnTimeout {
     Kill,
     /// The sandbox is paused.
     Pause,
+}
+
+impl OnTimeout {
+    /// The word that stands for it in the database and on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+        }
+    }
 }
 
 /// A sandbox's network settings as its owner configured them (contract 2.3 `SandboxNetworkConfig`); returned as they came.
@@ -168,6 +190,21 @@ pub enum EventKind {
     Killed,
     /// A snapshot of it was made.
     Checkpointed,
+}
+
+impl EventKind {
+    /// The word that stands for it in the database and on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Killed => "killed",
+            Self::Checkpointed => "checkpointed",
+        }
+    }
 }
 
 /// Something that happened to a sandbox.

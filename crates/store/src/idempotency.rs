@@ -1,0 +1,138 @@
+//! Answers kept for requests that carry an idempotency key (contract 2.4).
+//!
+//! ```text
+//! begin ──New──► (the work) ──finish──► Replay for 24 h
+//!                    │  └─────forget──► as if never asked
+//!                    └─ the daemon dies ─► OutcomeUnknown
+//! ```
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::row::{self, Row};
+use crate::{Store, StoreError, TeamId};
+
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is known about an idempotency key when a request with it comes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Idempotency {
+    /// Nothing: the caller does the work, then calls [`Store::finish_idempotent`] or [`Store::forget_idempotent`].
+    New,
+    /// The same request was answered.
+    Replay {
+        /// With this status.
+        status: u16,
+        /// And this body.
+        body: Vec<u8>,
+    },
+    /// The same request is being worked on.
+    InProgress,
+    /// The key was used for another request.
+    Mismatch,
+    /// A daemon that is gone began this request, and nobody knows how far it came.
+    OutcomeUnknown,
+}
+
+impl Store {
+    /// Takes an idempotency key of a team for a request, whose content `request` is a hash of. Of several callers exactly one gets
+    /// [`Idempotency::New`].
+    pub async fn begin_idempotent(&self, team: TeamId, key: &str, request: &[u8]) -> Result<Idempotency, StoreError> {
+        self.begin_idempotent_at(team, key, request, Timestamp::now()).await
+    }
+
+    /// [`Store::begin_idempotent`] at a given time.
+    pub(crate) async fn begin_idempotent_at(
+        &self,
+        team: TeamId,
+        key: &str,
+        request: &[u8],
+        now: Timestamp,
+    ) -> Result<Idempotency, StoreError> {
+        let what = "take an idempotency key";
+        let failed = |source| StoreError::Query { what, source };
+        let mut transaction = self.write(what).await?;
+        sqlx::query("DELETE FROM idempotency WHERE started_at < ?")
+            .bind(row::time(now.saturating_sub(KEPT).unwrap_or(Timestamp::MIN)))
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        let inserted = sqlx::query(
+            "INSERT INTO idempotency (team, key, request, daemon, started_at) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+        )
+        .bind(team.to_string())
+        .bind(key)
+        .bind(request)
+        .bind(self.daemon.to_string())
+        .bind(row::time(now))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+        let known = if inserted.rows_affected() == 1 {
+            Idempotency::New
+        } else {
+            let found = sqlx::query("SELECT key, request, daemon, status, body FROM idempotency WHERE team = ? AND key = ?")
+                .bind(team.to_string())
+                .bind(key)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(failed)?;
+            self.judge(&Row::new(&found, "idempotency key", "key"), request)?
+        };
+        transaction.commit().await.map_err(failed)?;
+        Ok(known)
+    }
+
+    fn judge(&self, row: &Row<'_>, request: &[u8]) -> Result<Idempotency, StoreError> {
+        if row.get::<Vec<u8>>("request")? != request {
+            return Ok(Idempotency::Mismatch);
+        }
+        if row.get::<Option<i64>>("status")?.is_some() {
+            return Ok(Idempotency::Replay {
+                status: row.number("status")?,
+                body: row.get::<Option<Vec<u8>>>("body")?.unwrap_or_default(),
+            });
+        }
+        if row.get::<String>("daemon")? == self.daemon.to_string() {
+            Ok(Idempotency::InProgress)
+        } else {
+            Ok(Idempotency::OutcomeUnknown)
+        }
+    }
+
+    /// Keeps the answer for requests that repeat.
+    pub async fn finish_idempotent(&self, team: TeamId, key: &str, status: u16, body: &[u8]) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Query {
+            what: "keep an answer",
+            source,
+        };
+        let mut transaction = self.write("keep an answer").await?;
+        sqlx::query("UPDATE idempotency SET status = ?, body = ? WHERE team = ? AND key = ?")
+            .bind(status)
+            .bind(body)
+            .bind(team.to_string())
+            .bind(key)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Gives an idempotency key back: the work failed and left nothing, so a repeated request may try again.
+    pub async fn forget_idempotent(&self, team: TeamId, key: &str) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Query {
+            what: "give an idempotency key back",
+            source,
+        };
+        let mut transaction = self.write("give an idempotency key back").await?;
+        sqlx::query("DELETE FROM idempotency WHERE team = ? AND key = ? AND status IS NULL")
+            .bind(team.to_string())
+            .bind(key)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+}

@@ -1,0 +1,250 @@
+//! Templates with their names, builds and tags.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, Transaction};
+
+use crate::row::{self, Row};
+use crate::sandboxes::resources;
+use crate::{BuildId, BuildRecord, Store, StoreError, TeamId, TemplateId, TemplateRecord};
+
+/// The tag of a reference that names none (contract 4.1).
+pub const DEFAULT_TAG: &str = "default";
+
+/// A template as a list shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TemplateSummary {
+    /// The template.
+    pub template: TemplateRecord,
+    /// Its newest build.
+    pub newest: BuildRecord,
+    /// How many builds it has.
+    pub builds: u32,
+}
+
+impl Store {
+    /// Writes a template with one more build, and points the tag at the build.
+    ///
+    /// The template's names become those given. A name that another template of the team has moves to this one.
+    pub async fn save_build(&self, template: &TemplateRecord, build: &BuildRecord, tag: &str) -> Result<(), StoreError> {
+        let what = "save a template's build";
+        let failed = |source| StoreError::Query { what, source };
+        let mut transaction = self.write(what).await?;
+        upsert_template(&mut transaction, template).await.map_err(failed)?;
+        insert_build(&mut transaction, build).await?;
+        sqlx::query("INSERT OR REPLACE INTO tags (template, tag, build) VALUES (?,?,?)")
+            .bind(template.id.as_str())
+            .bind(tag)
+            .bind(build.id.to_string())
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// The template that a reference names for a team: by id, by alias of its own, by public alias (contract 4.1).
+    pub async fn template(&self, team: TeamId, id_or_alias: &str) -> Result<Option<TemplateRecord>, StoreError> {
+        let found = sqlx::query(
+            "SELECT id, team, public, created_at, 1 AS rank FROM templates WHERE id = ?1 AND (team = ?2 OR public)
+             UNION ALL
+             SELECT t.id, t.team, t.public, t.created_at, CASE WHEN a.team = ?2 THEN 2 ELSE 3 END
+             FROM aliases a JOIN templates t ON t.id = a.template
+             WHERE a.alias = ?1 AND (a.team = ?2 OR t.public)
+             ORDER BY rank, created_at, id LIMIT 1",
+        )
+        .bind(id_or_alias)
+        .bind(team.to_string())
+        .fetch_optional(self.reader())
+        .await
+        .map_err(|source| StoreError::Query {
+            what: "look up a template",
+            source,
+        })?;
+        match found {
+            None => Ok(None),
+            Some(found) => self.with_aliases(&found).await.map(Some),
+        }
+    }
+
+    /// Whether any template has this id or alias, a private one of another team included: tells 403 from 404 (contract 5.4).
+    pub async fn template_exists(&self, id_or_alias: &str) -> Result<bool, StoreError> {
+        sqlx::query("SELECT 1 FROM templates WHERE id = ?1 UNION ALL SELECT 1 FROM aliases WHERE alias = ?1 LIMIT 1")
+            .bind(id_or_alias)
+            .fetch_optional(self.reader())
+            .await
+            .map(|found| found.is_some())
+            .map_err(|source| StoreError::Query {
+                what: "look up a template",
+                source,
+            })
+    }
+
+    /// The templates that a team owns and those that are public, newest first.
+    pub async fn templates(&self, team: TeamId) -> Result<Vec<TemplateSummary>, StoreError> {
+        let what = "list the templates";
+        let failed = |source| StoreError::Query { what, source };
+        let found = sqlx::query("SELECT * FROM templates WHERE team = ? OR public ORDER BY created_at DESC, id DESC")
+            .bind(team.to_string())
+            .fetch_all(self.reader())
+            .await
+            .map_err(failed)?;
+        let mut summaries = Vec::with_capacity(found.len());
+        for row in &found {
+            let template = self.with_aliases(row).await?;
+            let newest = sqlx::query("SELECT * FROM builds WHERE template = ? ORDER BY created_at DESC, id DESC")
+                .bind(template.id.as_str())
+                .fetch_all(self.reader())
+                .await
+                .map_err(failed)?;
+            if let Some(first) = newest.first() {
+                summaries.push(TemplateSummary {
+                    template,
+                    newest: decode_build(first)?,
+                    builds: u32::try_from(newest.len()).unwrap_or(u32::MAX),
+                });
+            }
+        }
+        Ok(summaries)
+    }
+
+    /// The build that a template's tag points at.
+    pub async fn tagged_build(&self, template: &TemplateRecord, tag: &str) -> Result<Option<BuildRecord>, StoreError> {
+        sqlx::query("SELECT b.* FROM tags t JOIN builds b ON b.id = t.build WHERE t.template = ? AND t.tag = ?")
+            .bind(template.id.as_str())
+            .bind(tag)
+            .fetch_optional(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "look up a tag",
+                source,
+            })?
+            .as_ref()
+            .map(decode_build)
+            .transpose()
+    }
+
+    /// A build by id.
+    pub async fn build(&self, id: BuildId) -> Result<Option<BuildRecord>, StoreError> {
+        sqlx::query("SELECT * FROM builds WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "look up a build",
+                source,
+            })?
+            .as_ref()
+            .map(decode_build)
+            .transpose()
+    }
+
+    /// Every build; read at start for the sweep of snapshots and trees, and for the warm pool.
+    pub async fn builds(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        sqlx::query("SELECT * FROM builds ORDER BY created_at, id")
+            .fetch_all(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "read the builds",
+                source,
+            })?
+            .iter()
+            .map(decode_build)
+            .collect()
+    }
+
+    async fn with_aliases(&self, row: &SqliteRow) -> Result<TemplateRecord, StoreError> {
+        let row = Row::new(row, "template", "id");
+        let id: TemplateId = row.word("id")?;
+        let aliases = sqlx::query_scalar("SELECT alias FROM aliases WHERE template = ? ORDER BY position")
+            .bind(id.as_str())
+            .fetch_all(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "read a template's names",
+                source,
+            })?;
+        Ok(TemplateRecord {
+            id,
+            team: row.word("team")?,
+            aliases,
+            public: row.get("public")?,
+            created_at: row.word("created_at")?,
+        })
+    }
+}
+
+async fn upsert_template(transaction: &mut Transaction<'_, Sqlite>, template: &TemplateRecord) -> Result<(), sqlx::Error> {
+    // Not REPLACE: that would delete the builds and tags that refer to the row.
+    sqlx::query(
+        "INSERT INTO templates (id, team, public, created_at) VALUES (?,?,?,?)
+         ON CONFLICT (id) DO UPDATE SET team = excluded.team, public = excluded.public, created_at = excluded.created_at",
+    )
+    .bind(template.id.as_str())
+    .bind(template.team.to_string())
+    .bind(template.public)
+    .bind(row::time(template.created_at))
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query("DELETE FROM aliases WHERE template = ?")
+        .bind(template.id.as_str())
+        .execute(&mut **transaction)
+        .await?;
+    for (position, alias) in (0_i64..).zip(&template.aliases) {
+        sqlx::query("INSERT OR REPLACE INTO aliases (team, alias, template, position) VALUES (?,?,?,?)")
+            .bind(template.team.to_string())
+            .bind(alias)
+            .bind(template.id.as_str())
+            .bind(position)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert_build(transaction: &mut Transaction<'_, Sqlite>, build: &BuildRecord) -> Result<(), StoreError> {
+    let root = build.root.to_str().ok_or_else(|| StoreError::Unstorable {
+        what: "build",
+        id: build.id.to_string(),
+        source: format!("the path {} is not UTF-8", build.root.display()).into(),
+    })?;
+    sqlx::query(
+        "INSERT INTO builds (
+            id, template, engine, root, snapshot, vcpus, memory_mib, disk_mib, pids, env, default_user, default_workdir, created_at
+        ) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    )
+    .bind(build.id.to_string())
+    .bind(build.template.as_str())
+    .bind(build.engine.to_string())
+    .bind(root)
+    .bind(build.snapshot.as_str())
+    .bind(build.resources.vcpus)
+    .bind(build.resources.memory_mib)
+    .bind(build.resources.disk_mib)
+    .bind(build.resources.pids)
+    .bind(row::json("build", &build.id, &build.env)?)
+    .bind(&build.default_user)
+    .bind(build.default_workdir.as_deref())
+    .bind(row::time(build.created_at))
+    .execute(&mut **transaction)
+    .await
+    .map_err(|source| StoreError::Query {
+        what: "save a build",
+        source,
+    })?;
+    Ok(())
+}
+
+fn decode_build(row: &SqliteRow) -> Result<BuildRecord, StoreError> {
+    let row = Row::new(row, "build", "id");
+    Ok(BuildRecord {
+        id: row.word("id")?,
+        template: row.word("template")?,
+        engine: row.word("engine")?,
+        root: row.get::<String>("root")?.into(),
+        snapshot: row.word("snapshot")?,
+        resources: resources(&row)?,
+        env: row.json("env")?,
+        default_user: row.get("default_user")?,
+        default_workdir: row.get("default_workdir")?,
+        created_at: row.word("created_at")?,
+    })
+}
