@@ -25,12 +25,21 @@
 //! - Namespaces are held by bind mounts, so they outlive the daemon: [`SlotPool::adopt`].
 #![forbid(unsafe_code)]
 
+mod build;
 mod config;
 mod dial;
 mod dns;
 mod error;
+mod firewall;
+mod host;
+mod link;
+mod netns;
+mod nft;
 mod pool;
+mod registry;
 mod slot;
+mod sysctl;
+mod worker;
 
 pub use self::config::{DnsConfig, NetworkConfig, Prefix, SlotName};
 pub use self::dial::Dialer;

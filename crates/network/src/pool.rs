@@ -1,14 +1,48 @@
 //! The pool: makes slots ahead of time, hands them out, finds them again, removes what nobody owns.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::build::{Namespaces, Paths, Plan};
 use crate::config::{NetworkConfig, SlotName};
+use crate::dial::SocketMaker;
+use crate::dns::Forwarder;
 use crate::error::{NetworkError, Result};
+use crate::host::{self, Host, MAX_SLOTS};
+use crate::netns;
+use crate::registry::Registry;
 use crate::slot::Slot;
+use crate::worker::on_thread;
+
+/// How many slots are made at once. More only makes them wait for each other: the kernel makes devices one at a time.
+const PARALLEL: usize = 4;
+/// How long refilling rests after a failure.
+const REST: Duration = Duration::from_secs(1);
 
 /// All slots of one daemon.
 #[derive(Debug)]
-pub struct SlotPool {}
+pub struct SlotPool {
+    shared: Arc<Shared>,
+    refill: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    forwarder: Forwarder,
+}
+
+/// What the pool, its slots and its tasks have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) sockets: SocketMaker,
+    config: NetworkConfig,
+    plan: Arc<Plan>,
+    registry: Arc<Mutex<Registry>>,
+    /// Rung when a ready slot was taken.
+    taken: Notify,
+    making: Semaphore,
+    closed: AtomicBool,
+}
 
 impl SlotPool {
     /// Prepares the host (idempotent), starts the DNS forwarder and begins to fill the pool in the background.
@@ -19,8 +53,47 @@ impl SlotPool {
     /// # Errors
     /// When not root, without `nft`, without a free address range, without a DNS server.
     pub async fn open(config: NetworkConfig) -> Result<Arc<Self>> {
-        drop(config);
-        Err(NetworkError::Closed)
+        let dir = config.run_dir.join("netns");
+        let (for_host, for_dir) = (config.clone(), dir.clone());
+        let (host, sockets) = on_thread(move || {
+            netns::prepare_dir(&for_dir)?;
+            Ok((Host::prepare(&for_host)?, SocketMaker::start()?))
+        })
+        .await?;
+        let host = Arc::new(host);
+        let plan = Arc::new(Plan {
+            host: Arc::clone(&host),
+            prefix: config.prefix.clone(),
+            dir,
+            internet: config.internet,
+        });
+        let lister = Arc::clone(&plan);
+        let (left, _) = on_thread(move || lister.list()).await?;
+        let mut registry = Registry::new(MAX_SLOTS);
+        left.into_iter().for_each(|name| registry.note_left(name));
+        let registry = Arc::new(Mutex::new(registry));
+
+        let forwarder = Forwarder::start(&config.dns, Arc::clone(&host), Arc::clone(&registry)).await?;
+        let (udp, tcp) = forwarder.addresses();
+        let (rules, prefix) = (Arc::clone(&host), config.prefix.clone());
+        on_thread(move || rules.apply_rules(&prefix, udp, tcp)).await?;
+        tracing::info!(prefix = %config.prefix, block = %host.block, mtu = host.mtu, dns = %udp, "network is ready");
+
+        let shared = Arc::new(Shared {
+            sockets,
+            config,
+            plan,
+            registry,
+            taken: Notify::new(),
+            making: Semaphore::new(PARALLEL),
+            closed: AtomicBool::new(false),
+        });
+        let refill = tokio::spawn(refill(Arc::clone(&shared)));
+        Ok(Arc::new(Self {
+            shared,
+            refill: Some(refill).into(),
+            forwarder,
+        }))
     }
 
     /// A slot for a new sandbox: a ready one, or one made now.
@@ -28,7 +101,21 @@ impl SlotPool {
     /// # Errors
     /// When no slot can be made.
     pub async fn take(&self) -> Result<Slot> {
-        Err(NetworkError::Closed)
+        let shared = &self.shared;
+        shared.check_open()?;
+        loop {
+            let ready = shared.registry().take_ready();
+            let Some(name) = ready else { return shared.make().await };
+            shared.taken.notify_one();
+            match Paths::new(&shared.plan.dir, &name).open(&name) {
+                Ok(namespaces) => return Ok(shared.slot(name, namespaces, Some(shared.config.internet))),
+                // Somebody cleaned up under us. The pieces that stayed are swept like any other.
+                Err(error) => {
+                    tracing::warn!(slot = %name, %error, "a ready slot is broken");
+                    shared.registry().leave(&name);
+                }
+            }
+        }
     }
 
     /// Opens a slot that an earlier daemon took.
@@ -36,7 +123,19 @@ impl SlotPool {
     /// # Errors
     /// [`NetworkError::NoSuchSlot`] when it is gone (a reboot), [`NetworkError::InUse`] when it was adopted before.
     pub async fn adopt(&self, name: &SlotName) -> Result<Slot> {
-        Err(NetworkError::BadSlotName { name: name.to_string() })
+        let shared = &self.shared;
+        shared.check_open()?;
+        if !name.has_prefix(&shared.config.prefix) {
+            return Err(NetworkError::BadSlotName { name: name.to_string() });
+        }
+        shared.registry().adopt(name)?;
+        match Paths::new(&shared.plan.dir, name).open(name) {
+            Ok(namespaces) => Ok(shared.slot(name.clone(), namespaces, None)),
+            Err(error) => {
+                shared.registry().leave(name);
+                Err(error)
+            }
+        }
     }
 
     /// Removes every slot, whole or in part, with this daemon's prefix that is neither in `keep` nor held by this
@@ -45,18 +144,174 @@ impl SlotPool {
     /// # Errors
     /// When the host's state cannot be listed. A slot that cannot be removed is logged and not counted.
     pub async fn sweep(&self, keep: &[SlotName]) -> Result<usize> {
-        let _ = keep;
-        Err(NetworkError::Closed)
+        let shared = &self.shared;
+        let plan = Arc::clone(&shared.plan);
+        let (names, indexes) = on_thread(move || plan.list()).await?;
+        let orphans: Vec<SlotName> = {
+            let mut registry = shared.registry();
+            names
+                .into_iter()
+                .filter(|name| !keep.contains(name) && registry.begin_sweep(name))
+                .collect()
+        };
+        let mut removed = 0;
+        for name in orphans {
+            match shared.remove(name.clone()).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(slot = %name, %error, "a slot without an owner could not be removed"),
+            }
+        }
+        // Devices whose namespaces are gone. An index that is not known now is not in use, and the lock is not held
+        // over the removal: a new slot gets such an index only long after, as indexes go round.
+        let devices: Vec<u16> = indexes.into_iter().filter(|index| !shared.registry().knows(*index)).collect();
+        let plan = Arc::clone(&shared.plan);
+        removed += on_thread(move || {
+            Ok(devices
+                .into_iter()
+                .filter(|index| matches!(plan.destroy_device(*index), Ok(true)))
+                .count())
+        })
+        .await?;
+        if removed > 0 {
+            tracing::info!(removed, "removed slots without an owner");
+        }
+        Ok(removed)
     }
 
     /// Stops: taken slots stay as they are for the next daemon, ready ones are removed, the forwarder ends.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        self.shared.stop();
+        self.forwarder.stop();
+        // Not aborted: a slot that is half made could not be told from one in use.
+        if let Some(refill) = self.refill.lock().await.take() {
+            let _ = refill.await;
+        }
+        // All permits: whatever was being made is made by now, and nothing new begins.
+        let _all = self.shared.making.acquire_many(PARALLEL as u32).await;
+        let unused = self.shared.registry().drain_ready();
+        for name in unused {
+            if let Err(error) = self.shared.remove(name.clone()).await {
+                tracing::warn!(slot = %name, %error, "an unused slot could not be removed");
+            }
+        }
+    }
 
-    /// Removes everything with this daemon's prefix from the host, taken slots included.
+    /// Closes, and removes everything with this daemon's prefix from the host, taken slots included.
     ///
     /// # Errors
     /// When a piece cannot be removed.
     pub async fn uninstall(&self) -> Result<()> {
-        Ok(())
+        self.close().await;
+        let plan = Arc::clone(&self.shared.plan);
+        on_thread(move || {
+            let (names, indexes) = plan.list()?;
+            names.iter().try_for_each(|name| plan.destroy(name))?;
+            indexes
+                .into_iter()
+                .try_for_each(|index| plan.destroy_device(index).map(drop))?;
+            host::uninstall(&plan.prefix)?;
+            netns::remove_dir(&plan.dir)
+        })
+        .await
+    }
+}
+
+impl Drop for SlotPool {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.taken.notify_one();
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        // Its methods leave it whole at every point where they could panic.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(self: &Arc<Self>, name: SlotName, namespaces: Namespaces, internet: Option<bool>) -> Slot {
+        Slot::new(name, namespaces, Arc::clone(self), internet)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            Err(NetworkError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a slot for the caller. If the caller goes away meanwhile, the slot becomes a ready one.
+    async fn make(self: &Arc<Self>) -> Result<Slot> {
+        let (answer, wait) = oneshot::channel();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let made = shared.create(Registry::made_held).await;
+            let made = made.map(|(name, namespaces)| shared.slot(name, namespaces, Some(shared.config.internet)));
+            if let Err(Ok(unwanted)) = answer.send(made) {
+                let name = unwanted.name().clone();
+                drop(unwanted);
+                shared.registry().made_ready(&name);
+            }
+        });
+        wait.await.map_err(|_| NetworkError::Closed)?
+    }
+
+    /// Makes a slot and has it noted by `note`, before anybody can see that the work has ended.
+    async fn create(&self, note: impl FnOnce(&mut Registry, &SlotName)) -> Result<(SlotName, Namespaces)> {
+        let _permit = self.making.acquire().await.map_err(|_| NetworkError::Closed)?;
+        self.check_open()?;
+        let name = self.registry().begin(&self.config.prefix)?;
+        let (plan, new) = (Arc::clone(&self.plan), name.clone());
+        let began = Instant::now();
+        match on_thread(move || plan.create(&new)).await {
+            Ok(namespaces) => {
+                note(&mut self.registry(), &name);
+                tracing::debug!(slot = %name, took = ?began.elapsed(), "made a slot");
+                Ok((name, namespaces))
+            }
+            Err(error) => {
+                self.registry().forget(&name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a slot that nobody stands for any more, and frees its index.
+    pub(crate) async fn remove(self: &Arc<Self>, name: SlotName) -> Result<()> {
+        let shared = Arc::clone(self);
+        on_thread(move || {
+            let removed = shared.plan.destroy(&name);
+            match removed {
+                Ok(()) => shared.registry().forget(&name),
+                Err(_) => shared.registry().leave(&name),
+            }
+            removed
+        })
+        .await
+    }
+}
+
+/// Keeps the pool full, one slot at a time: requests come first.
+async fn refill(shared: Arc<Shared>) {
+    loop {
+        while shared.registry().ready_count() < shared.config.ready {
+            match shared.create(Registry::made_ready).await {
+                Ok(_) => {}
+                Err(NetworkError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot make a slot ahead of time");
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+        shared.taken.notified().await;
+        if shared.check_open().is_err() {
+            return;
+        }
     }
 }

@@ -1,8 +1,13 @@
-//! The DNS forwarder that answers all sandboxes of a daemon.
+//! The DNS forwarder that answers all sandboxes of a daemon, and the hook that decides on their queries.
+
+mod forwarder;
+mod upstream;
 
 use std::fmt;
 
 use crate::config::SlotName;
+
+pub(crate) use self::forwarder::Forwarder;
 
 /// One DNS question, as a [`QueryPolicy`] sees it.
 #[derive(Debug, Clone, Copy)]

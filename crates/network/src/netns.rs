@@ -1,0 +1,141 @@
+//! Network namespaces held by files, so that they outlive the process that made them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+use crate::error::{NetworkError, Result};
+
+/// The calling thread's own namespace. Not `/proc/self`: that is the main thread's.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
+/// A namespace and the file that keeps it.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Netns {
+    /// Makes a namespace and leaves the calling thread inside it.
+    pub(crate) fn create(path: PathBuf) -> Result<Self> {
+        let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", path.display()), e);
+        File::create_new(&path).map_err(|e| failed("create", e))?;
+        let made = unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| NetworkError::system("make a network namespace", e))
+            .and_then(|()| {
+                mount(Some(CURRENT), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                    .map_err(|e| failed("mount a network namespace on", e.into()))
+            })
+            .and_then(|()| File::open(&path).map_err(|e| failed("open", e)));
+        match made {
+            Ok(file) => Ok(Self { path, fd: file.into() }),
+            Err(e) => {
+                // The error that matters is the first one; a left-over file is swept by its name.
+                let _ = remove(&path);
+                Err(e)
+            }
+        }
+    }
+
+    /// Opens what [`Netns::create`] made, perhaps in another process.
+    ///
+    /// `None` when there is no namespace behind the path: after a reboot the file may be there without its mount.
+    pub(crate) fn open(path: PathBuf) -> Result<Option<Self>> {
+        let failed = |e: io::Error| NetworkError::system(format!("open {}", path.display()), e);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let kind = fstatfs(&file).map_err(|e| failed(e.into()))?.filesystem_type();
+        Ok((kind == NSFS_MAGIC).then(|| Self { path, fd: file.into() }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Moves the calling thread into this namespace.
+    pub(crate) fn enter(&self) -> Result<()> {
+        enter(&self.fd).map_err(|e| NetworkError::system(format!("enter {}", self.path.display()), e))
+    }
+}
+
+/// Moves the calling thread into a namespace.
+pub(crate) fn enter(netns: impl AsFd) -> io::Result<()> {
+    Ok(setns(netns, CloneFlags::CLONE_NEWNET)?)
+}
+
+/// The namespace that the calling thread is in.
+pub(crate) fn current() -> Result<OwnedFd> {
+    File::open(CURRENT)
+        .map(Into::into)
+        .map_err(|e| NetworkError::system(format!("open {CURRENT}"), e))
+}
+
+/// Takes the mount and the file away; the namespace ends when nothing else is in it. Does nothing if nothing is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", path.display()), e);
+    match umount2(path, MntFlags::MNT_DETACH) {
+        // EINVAL: a file without a mount, left by a reboot or by a crash between two steps.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(e) => return Err(failed("unmount", e.into())),
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("remove", e)),
+    }
+}
+
+/// Makes the directory for handles: a mount of its own with shared propagation.
+///
+/// Engines start processes in private mount namespaces, which copy every mount they find. Without propagation such a
+/// copy would keep a removed slot's namespace alive as long as the process lives.
+pub(crate) fn prepare_dir(dir: &Path) -> Result<()> {
+    let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", dir.display()), e);
+    fs::create_dir_all(dir).map_err(|e| failed("create", e))?;
+    if !is_mount_point(dir)? {
+        mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| failed("bind-mount", e.into()))?;
+    }
+    mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(|e| failed("share the mount", e.into()))
+}
+
+/// Undoes [`prepare_dir`]; the directory must be empty.
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
+    let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", dir.display()), e);
+    match umount2(dir, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(e) => return Err(failed("unmount", e.into())),
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("remove", e)),
+    }
+}
+
+fn is_mount_point(dir: &Path) -> Result<bool> {
+    let list = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(list).map_err(|e| NetworkError::system(format!("read {list}"), e))?;
+    let real = fs::canonicalize(dir).map_err(|e| NetworkError::system(format!("resolve {}", dir.display()), e))?;
+    // The fifth field is the mount point, with white space written as an octal escape.
+    let escaped = real
+        .to_string_lossy()
+        .replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012");
+    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(escaped.as_str())))
+}

@@ -1,0 +1,217 @@
+//! Which slots there are and who has them. Knows nothing of the kernel.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::config::{Prefix, SlotName};
+use crate::error::{NetworkError, Result};
+
+/// Who has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It is being made, or removed, right now.
+    Busy,
+    /// It waits to be taken.
+    Ready,
+    /// A [`crate::Slot`] stands for it.
+    Held,
+    /// It exists, but nothing in this process stands for it: it waits to be adopted or swept.
+    Left,
+}
+
+/// All slots by index. An index is given out again only when its slot is gone.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    slots: BTreeMap<u16, (SlotName, Phase)>,
+    ready: VecDeque<SlotName>,
+    next: u16,
+    limit: u16,
+}
+
+impl Registry {
+    /// Indexes run from 1 to `limit`: the pair of addresses with index 0 is the forwarder's.
+    pub(crate) fn new(limit: u16) -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            ready: VecDeque::new(),
+            next: 1,
+            limit,
+        }
+    }
+
+    /// Notes what an earlier daemon left.
+    pub(crate) fn note_left(&mut self, name: SlotName) {
+        self.slots.entry(name.index()).or_insert((name, Phase::Left));
+    }
+
+    /// Chooses a name for a slot that is to be made. Indexes go round before one is used again, so that a connection
+    /// that outlived its slot does not meet the next one.
+    pub(crate) fn begin(&mut self, prefix: &Prefix) -> Result<SlotName> {
+        for _ in 0..self.limit {
+            let index = self.next;
+            self.next = if index == self.limit { 1 } else { index + 1 };
+            if let std::collections::btree_map::Entry::Vacant(free) = self.slots.entry(index) {
+                let name = SlotName::new(prefix, index);
+                free.insert((name.clone(), Phase::Busy));
+                return Ok(name);
+            }
+        }
+        Err(NetworkError::Exhausted {
+            limit: usize::from(self.limit),
+        })
+    }
+
+    /// A slot was made for somebody.
+    pub(crate) fn made_held(&mut self, name: &SlotName) {
+        self.set(name, Phase::Held);
+    }
+
+    /// A slot was made for nobody in particular.
+    pub(crate) fn made_ready(&mut self, name: &SlotName) {
+        self.set(name, Phase::Ready);
+        self.ready.push_back(name.clone());
+    }
+
+    /// The oldest ready slot, now held.
+    pub(crate) fn take_ready(&mut self) -> Option<SlotName> {
+        let name = self.ready.pop_front()?;
+        self.set(&name, Phase::Held);
+        Some(name)
+    }
+
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// All ready slots, to be removed.
+    pub(crate) fn drain_ready(&mut self) -> Vec<SlotName> {
+        let names: Vec<_> = self.ready.drain(..).collect();
+        for name in &names {
+            self.set(name, Phase::Busy);
+        }
+        names
+    }
+
+    /// A slot that is left becomes held.
+    pub(crate) fn adopt(&mut self, name: &SlotName) -> Result<()> {
+        match self.slots.get_mut(&name.index()) {
+            Some((known, phase)) if known == name && *phase == Phase::Left => {
+                *phase = Phase::Held;
+                Ok(())
+            }
+            Some((known, _)) if known == name => Err(NetworkError::InUse { name: name.to_string() }),
+            _ => Err(NetworkError::NoSuchSlot {
+                name: name.to_string(),
+                missing: "everything".to_owned(),
+            }),
+        }
+    }
+
+    /// Its holder let go of a slot without releasing it.
+    pub(crate) fn leave(&mut self, name: &SlotName) {
+        self.set(name, Phase::Left);
+    }
+
+    /// A slot is about to be removed by its holder.
+    pub(crate) fn begin_release(&mut self, name: &SlotName) {
+        self.set(name, Phase::Busy);
+    }
+
+    /// A slot with this name may be swept: nobody stands for it. From now on nobody can adopt it.
+    pub(crate) fn begin_sweep(&mut self, name: &SlotName) -> bool {
+        match self.slots.get_mut(&name.index()) {
+            Some((known, phase)) if known == name => {
+                let left = *phase == Phase::Left;
+                if left {
+                    *phase = Phase::Busy;
+                }
+                left
+            }
+            // Its index belongs to another slot, or to none: what is there is a remainder.
+            _ => true,
+        }
+    }
+
+    /// Whether any slot has this index.
+    pub(crate) fn knows(&self, index: u16) -> bool {
+        self.slots.contains_key(&index)
+    }
+
+    /// A slot is gone, or was never made.
+    pub(crate) fn forget(&mut self, name: &SlotName) {
+        if self.slots.get(&name.index()).is_some_and(|(known, _)| known == name) {
+            self.slots.remove(&name.index());
+        }
+    }
+
+    /// The slot whose uplink has this index.
+    pub(crate) fn by_index(&self, index: u16) -> Option<&SlotName> {
+        self.slots.get(&index).map(|(name, _)| name)
+    }
+
+    fn set(&mut self, name: &SlotName, to: Phase) {
+        if let Some((known, phase)) = self.slots.get_mut(&name.index())
+            && known == name
+        {
+            *phase = to;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn prefix() -> Prefix {
+        Prefix::for_data_dir(Path::new("/nonexistent"))
+    }
+
+    #[test]
+    fn indexes_are_unique_and_bounded() {
+        let mut registry = Registry::new(3);
+        let names: Vec<_> = (0..3).map(|_| registry.begin(&prefix()).expect("room")).collect();
+        assert_eq!(names.iter().map(SlotName::index).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(matches!(registry.begin(&prefix()), Err(NetworkError::Exhausted { limit: 3 })));
+
+        registry.forget(&names[1]);
+        assert_eq!(registry.begin(&prefix()).expect("room again").index(), 2);
+    }
+
+    #[test]
+    fn a_slot_has_one_holder() {
+        let mut registry = Registry::new(3);
+        let name = registry.begin(&prefix()).expect("room");
+        registry.made_ready(&name);
+        assert_eq!(registry.take_ready().as_ref(), Some(&name));
+        assert!(matches!(registry.adopt(&name), Err(NetworkError::InUse { .. })));
+        assert!(!registry.begin_sweep(&name));
+
+        registry.leave(&name);
+        registry.adopt(&name).expect("left slots can be adopted");
+        assert!(matches!(registry.adopt(&name), Err(NetworkError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_swept_slot_cannot_be_adopted() {
+        let mut registry = Registry::new(3);
+        let name = registry.begin(&prefix()).expect("room");
+        registry.leave(&name);
+        assert!(registry.begin_sweep(&name));
+        assert!(registry.adopt(&name).is_err());
+        assert!(!registry.begin_sweep(&name), "only one sweep removes it");
+    }
+
+    #[test]
+    fn remainders_of_unknown_slots_may_be_swept() {
+        let mut registry = Registry::new(3);
+        let held = registry.begin(&prefix()).expect("room");
+        let remainder = SlotName::new(&prefix(), held.index());
+        assert!(registry.begin_sweep(&remainder));
+        registry.forget(&remainder);
+        assert!(
+            registry.knows(held.index()),
+            "forgetting a remainder does not free another slot's index"
+        );
+    }
+}
