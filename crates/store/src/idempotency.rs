@@ -136,3 +136,25 @@ impl Store {
         transaction.commit().await.map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_kept_for_a_day() {
+        let store = Store::in_memory().await.unwrap();
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let at = |hours: i64| start + Duration::from_secs(u64::try_from(hours * 3600).unwrap());
+        let begin = async |hours| {
+            store
+                .begin_idempotent_at(TeamId::FIRST, "k", b"one", at(hours))
+                .await
+                .unwrap()
+        };
+        assert_eq!(begin(0).await, Idempotency::New);
+        store.finish_idempotent(TeamId::FIRST, "k", 201, b"x").await.unwrap();
+        assert!(matches!(begin(24).await, Idempotency::Replay { status: 201, .. }));
+        assert_eq!(begin(25).await, Idempotency::New);
+    }
+}
