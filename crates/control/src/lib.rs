@@ -4,7 +4,8 @@
 //! its state; everybody else sends it commands and watches a [`Sandbox`] view of it.
 //!
 //! - `model`: requests, answers and the view.
-//! - `driver`: the state machine of one sandbox, its timer, and the order of steps of every transition.
+//! - `create`: making a sandbox.
+//! - `driver`: the task of one sandbox, its commands and its timer; its transitions are in `pause`, `wake` and `end`.
 //! - `pool`: instances of templates in use, kept restored and suspended.
 //! - `asleep`: the memory budget of light sleep.
 //! - `recover`: what a start makes of what an earlier daemon left.
@@ -14,10 +15,22 @@
 //! runs in a test without root.
 #![forbid(unsafe_code)]
 
+mod asleep;
+mod clock;
 mod control;
+mod create;
+mod driver;
+mod end;
 mod error;
+mod events;
 mod model;
+mod node;
+mod pause;
+mod pool;
+mod recover;
 mod route;
+mod token;
+mod wake;
 
 pub use self::control::{Control, ControlConfig};
 pub use self::error::ControlError;

@@ -106,3 +106,23 @@ pub struct ListFilter {
     /// Only runs begun at or after this moment.
     pub started_after: Option<jiff::Timestamp>,
 }
+
+impl ListFilter {
+    /// Whether a sandbox is to be listed for a team.
+    #[must_use]
+    pub fn matches(&self, team: TeamId, sandbox: &Sandbox) -> bool {
+        let record = &sandbox.record;
+        let Some(state) = sandbox.phase.visible() else { return false };
+        record.team == team
+            && (self.states.is_empty() || self.states.contains(&state))
+            && self
+                .template
+                .as_ref()
+                .is_none_or(|name| record.template.as_str() == name || record.alias.as_ref() == Some(name))
+            && self
+                .metadata
+                .iter()
+                .all(|(key, value)| record.metadata.get(key) == Some(value))
+            && self.started_after.is_none_or(|after| record.started_at >= after)
+    }
+}

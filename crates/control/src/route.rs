@@ -1,8 +1,24 @@
 //! What traffic to a port of a sandbox may do.
+//!
+//! A running sandbox answers at once from the driver's view, without asking the driver. A sleeping one is woken if its owner wants that
+//! (`auto_resume`) and the visitor shows the credentials that the port asks for (contract 4.4).
+
+use std::time::Duration;
 
 use dormouse_engine::InstanceId;
-use dormouse_store::SandboxId;
+use dormouse_store::{SandboxId, SandboxRecord};
 use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Command, Handle, View};
+use crate::model::Phase;
+use crate::node::Node;
+use crate::{ControlError, token};
+
+/// The agent's port: asks for the access token instead of the traffic token.
+const AGENT_PORT: u16 = 49983;
+
+/// How long traffic waits for a sandbox on its way between states.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who knocks at a port: what the proxy has read from the request.
 #[derive(Clone, Copy, Debug)]
@@ -58,4 +74,80 @@ pub enum RouteError {
         #[source]
         source: Box<crate::ControlError>,
     },
+}
+
+pub(crate) async fn route(node: &Node, id: &SandboxId, visitor: Visitor<'_>) -> Result<Route, RouteError> {
+    let handle = node.handle(id).ok_or(RouteError::NotFound)?;
+    if let Some(found) = handle.look(|view| open_route(view, visitor)) {
+        return found;
+    }
+    // A wake for traffic may find the sandbox paused again before the route is read; as often as that happens in a minute.
+    let woken = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let may = handle.look(|view| may_wake(&view.sandbox.record, view.sandbox.phase, visitor));
+            may?;
+            wake(&handle, id).await?;
+            if let Some(found) = handle.look(|view| open_route(view, visitor)) {
+                return found;
+            }
+        }
+    });
+    woken.await.unwrap_or(Err(RouteError::Transitioning))
+}
+
+/// The route to a running sandbox; `None` when it does not run.
+fn open_route(view: &View, visitor: Visitor<'_>) -> Option<Result<Route, RouteError>> {
+    let carrier = view.carrier.as_ref()?;
+    let record = &view.sandbox.record;
+    if let Some(expected) = traffic_token(record, visitor.port)
+        && !token::matches(expected, visitor.traffic_token)
+    {
+        let refused = if visitor.traffic_token.is_none() {
+            RouteError::TokenMissing
+        } else {
+            RouteError::TokenInvalid
+        };
+        return Some(Err(refused));
+    }
+    let mask = record.network.as_ref().and_then(|network| network.mask_request_host.clone());
+    Some(Ok(Route {
+        instance: carrier.instance.clone(),
+        run: carrier.run,
+        mask_host: mask.filter(|_| visitor.port != AGENT_PORT),
+        ended: carrier.ended.clone(),
+    }))
+}
+
+fn traffic_token(record: &SandboxRecord, port: u16) -> Option<&str> {
+    record.traffic_token.as_deref().filter(|_| port != AGENT_PORT)
+}
+
+/// Whether the visitor may wake a sandbox that does not run.
+fn may_wake(record: &SandboxRecord, phase: Phase, visitor: Visitor<'_>) -> Result<(), RouteError> {
+    if phase == Phase::Killing || !record.auto_resume {
+        return Err(RouteError::NotFound);
+    }
+    let (expected, given) = if visitor.port == AGENT_PORT {
+        (record.access_token.as_deref(), visitor.access_token)
+    } else {
+        (record.traffic_token.as_deref(), visitor.traffic_token)
+    };
+    match expected {
+        Some(expected) if !token::matches(expected, given) => Err(RouteError::ResumeRefused),
+        _ => Ok(()),
+    }
+}
+
+async fn wake(handle: &Handle, id: &SandboxId) -> Result<(), RouteError> {
+    handle
+        .ask(id, |reply| Command::Wake { reply })
+        .await
+        .map_err(|error| match error {
+            ControlError::NotFound(_) | ControlError::NotRunning(_) => RouteError::NotFound,
+            limit @ ControlError::TooMany(_) => RouteError::TooMany(limit.to_string()),
+            other => RouteError::Failed {
+                id: id.clone(),
+                source: Box::new(other),
+            },
+        })
 }
