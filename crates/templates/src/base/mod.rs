@@ -146,11 +146,20 @@ pub fn remove(directory: &Path, build_id: &str) -> Result<()> {
     tree::remove(&home)
 }
 
+/// Where the tree with Debian's packages is, or will be, below a templates directory.
+pub fn debian_root(directory: &Path) -> PathBuf {
+    debian_home(directory).join("root")
+}
+
+fn debian_home(directory: &Path) -> PathBuf {
+    let recipe = recipe::digest().to_hex();
+    directory.join("debian").join(&recipe[..16])
+}
+
 /// The tree with Debian's packages and our settings, made when missing.
 fn debian_tree(directory: &Path, progress: &dyn Progress) -> Result<PathBuf> {
-    let home = directory.join("debian");
-    tree::remove_leftovers(&home)?;
-    let target = home.join(&recipe::digest().to_hex()[..16]);
+    tree::remove_leftovers(&directory.join("debian"))?;
+    let target = debian_home(directory);
     let root = target.join("root");
     if root.exists() {
         return Ok(root);
