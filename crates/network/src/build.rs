@@ -107,9 +107,13 @@ impl Plan {
         rules.finish()?;
         linked?;
 
-        inner.add_address(inner.index("eth0")?, SANDBOX_ADDRESS, INSIDE_PREFIX_LEN)?;
+        let eth0 = inner.index("eth0")?;
+        inner.add_address(eth0, SANDBOX_ADDRESS, INSIDE_PREFIX_LEN)?;
+        inner.set_up(eth0)?;
         inner.add_default_route(GATEWAY_ADDRESS)?;
-        host.add_address(host.index(&device)?, host_address, 31)?;
+        let near = host.index(&device)?;
+        host.add_address(near, host_address, 31)?;
+        host.set_up(near)?;
         Ok(Namespaces {
             sandbox,
             router: Arc::new(router),

@@ -27,15 +27,6 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
-    /// A netlink request failed.
-    #[error("Cannot {action}")]
-    Netlink {
-        /// What was tried.
-        action: String,
-        /// What the kernel answered.
-        #[source]
-        source: rtnetlink::Error,
-    },
     /// `nft` is not there.
     #[error("Cannot start `nft` (hint: install the package nftables)")]
     NoNft {
@@ -112,9 +103,9 @@ impl NetworkError {
 
     /// Wraps a failed netlink request.
     pub(crate) fn netlink(action: impl Into<String>, source: rtnetlink::Error) -> Self {
-        Self::Netlink {
-            action: action.into(),
-            source,
+        match source {
+            rtnetlink::Error::NetlinkError(answer) => Self::system(action, answer.to_io()),
+            other => Self::system(action, io::Error::other(other)),
         }
     }
 }

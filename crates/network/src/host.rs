@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::config::{NetworkConfig, Prefix};
 use crate::error::{NetworkError, Result};
 use crate::firewall::{HostRules, host_removal_script};
-use crate::link::{Address, Link, Links, Route};
+use crate::link::{Address, Link, Links, Route, VethEnd};
 use crate::{netns, nft, sysctl};
 
 /// Held while a daemon chooses its addresses: two that start at once must not choose the same.
@@ -56,7 +56,15 @@ impl Host {
         let index = match existing {
             Some(index) => index,
             None => {
-                links.add_dummy(&device)?;
+                // Only the address counts. A pair of which nobody uses the other end, because a slot needs pairs
+                // anyway, and not every kernel has dummy devices.
+                let spare = format!("{}e", config.prefix);
+                let end = |name| VethEnd {
+                    name,
+                    netns: None,
+                    mac: None,
+                };
+                links.add_veth(end(&device), end(&spare), DEFAULT_MTU)?;
                 links.index(&device)?
             }
         };

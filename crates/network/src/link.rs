@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader};
-use rtnetlink::{Handle, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{self, Runtime};
 
 use crate::error::{NetworkError, Result};
@@ -171,24 +171,18 @@ impl Links {
             .collect())
     }
 
-    /// Makes a veth pair with both ends up.
+    /// Makes a veth pair with the near end up. The far end cannot be made so: the kernel sets it up before it knows its
+    /// peer, and fails.
     pub(crate) fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>, mtu: u32) -> Result<()> {
         let far_message = far.fill(LinkMessageBuilder::<LinkUnspec>::new().name(far.name), mtu).build();
         // Not the builder's own `peer`: that takes only a name.
         let message = near
-            .fill(LinkVeth::new(near.name, far.name), mtu)
+            .fill(LinkVeth::new(near.name, far.name).up(), mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far_message)))
             .build();
         self.runtime
             .block_on(self.handle.link().add(message).execute())
             .map_err(|e| NetworkError::netlink(format!("make devices {} and {}", near.name, far.name), e))
-    }
-
-    /// Makes a dummy device, up.
-    pub(crate) fn add_dummy(&self, name: &str) -> Result<()> {
-        self.runtime
-            .block_on(self.handle.link().add(LinkDummy::new(name).up().build()).execute())
-            .map_err(|e| NetworkError::netlink(format!("make device {name}"), e))
     }
 
     /// Sets a device up.
@@ -232,7 +226,7 @@ impl Links {
 
 impl VethEnd<'_> {
     fn fill<T>(self, message: LinkMessageBuilder<T>, mtu: u32) -> LinkMessageBuilder<T> {
-        let mut message = message.mtu(mtu).up();
+        let mut message = message.mtu(mtu);
         if let Some(netns) = self.netns {
             message = message.setns_by_fd(netns.as_raw_fd());
         }

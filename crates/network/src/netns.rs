@@ -112,18 +112,20 @@ pub(crate) fn prepare_dir(dir: &Path) -> Result<()> {
     mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(|e| failed("share the mount", e.into()))
 }
 
-/// Undoes [`prepare_dir`]; the directory must be empty.
+/// Undoes [`prepare_dir`], unless another daemon has handles there.
 pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
     let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", dir.display()), e);
+    match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed("list", e)),
+    }
     match umount2(dir, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Ok(()) | Err(Errno::EINVAL) => {}
         Err(e) => return Err(failed("unmount", e.into())),
     }
-    match fs::remove_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(failed("remove", e)),
-    }
+    fs::remove_dir(dir).map_err(|e| failed("remove", e))
 }
 
 fn is_mount_point(dir: &Path) -> Result<bool> {

@@ -1,0 +1,104 @@
+//! What a sandbox can reach, and how that is switched.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+
+use crate::support::{Internet, PUBLIC, connect, inside, listen, on_host, output, refused};
+
+#[test]
+fn the_internet_is_switched_off_and_on() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+        let (_server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        connect(slot.sandbox_netns(), address).expect("on by default");
+        slot.set_internet(false).await.expect("switched off");
+        assert!(refused(slot.sandbox_netns(), address));
+        slot.set_internet(true).await.expect("switched on");
+        connect(slot.sandbox_netns(), address).expect("on again");
+    });
+}
+
+#[test]
+fn a_pool_can_start_slots_without_internet() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let mut config = host.config("data");
+        config.internet = false;
+        let pool = host.open(config).await;
+        let slot = pool.take().await.expect("a slot");
+        let (_server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        assert!(refused(slot.sandbox_netns(), address));
+        slot.set_internet(true).await.expect("switched on");
+        connect(slot.sandbox_netns(), address).expect("on");
+    });
+}
+
+#[test]
+fn connections_go_on_when_the_internet_is_switched_off() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+        let (server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+        let mut client = connect(slot.sandbox_netns(), address).expect("on");
+        let (accepted, _) = server.accept().await.expect("a client");
+        slot.set_internet(false).await.expect("switched off");
+
+        let mut accepted = accepted.into_std().expect("a socket");
+        accepted.set_nonblocking(false).expect("a socket");
+        client.write_all(b"still here").expect("writes");
+        let mut heard = [0; 10];
+        accepted.read_exact(&mut heard).expect("reads");
+
+        assert_eq!(&heard, b"still here");
+    });
+}
+
+#[test]
+fn the_internet_sees_the_hosts_address() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+        let (server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        let _client = connect(slot.sandbox_netns(), address).expect("on");
+        let (_, peer): (_, SocketAddr) = server.accept().await.expect("a client");
+
+        assert_eq!(peer.ip().to_string(), "198.51.100.1");
+    });
+}
+
+#[test]
+fn refusal_is_told_at_once() {
+    on_host(async |host| {
+        let _internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+        slot.set_internet(false).await.expect("switched off");
+
+        let error = connect(slot.sandbox_netns(), SocketAddr::new(PUBLIC.parse().expect("an address"), 80)).expect_err("off");
+
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable);
+    });
+}
+
+#[test]
+fn devices_have_the_hosts_mtu_and_no_ipv6() {
+    on_host(async |host| {
+        let _internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+
+        let (devices, ipv6) = inside(slot.sandbox_netns(), || {
+            (output("ip", "-o link show eth0"), output("ip", "-6 addr show"))
+        });
+
+        assert!(devices.contains("mtu 1380"), "{devices}");
+        assert_eq!(ipv6, "");
+    });
+}
