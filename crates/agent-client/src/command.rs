@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use buffa::Message;
 use bytes::{Buf, Bytes, BytesMut};
-use dormouse_agent_proto::route;
+use dormouse_agent_proto::{AGENT_PORT, route};
 use dormouse_agent_proto::rpc::process::{ProcessConfig, ProcessEvent, StartRequest, StartResponse};
 use http::{HeaderValue, Method, Response, header};
 use http_body_util::BodyExt;
@@ -28,6 +28,8 @@ pub struct Caller<'a> {
     pub access_token: Option<&'a str>,
     /// User inside the sandbox; None: the sandbox's default user.
     pub user: Option<&'a str>,
+    /// When the stream leads to a Dormouse server instead of an agent: the sandbox that is meant (contract 1.2).
+    pub sandbox: Option<&'a str>,
 }
 
 /// A command line with its surroundings.
@@ -105,6 +107,10 @@ impl Command {
         }
         if let Some(token) = caller.access_token {
             headers.insert(route::ACCESS_TOKEN_HEADER, token.parse().map_err(invalid)?);
+        }
+        if let Some(sandbox) = caller.sandbox {
+            headers.insert("e2b-sandbox-id", sandbox.parse().map_err(invalid)?);
+            headers.insert("e2b-sandbox-port", AGENT_PORT.into());
         }
         let answer = send(stream, request).await?;
         if answer.status().is_success() {
