@@ -100,6 +100,7 @@ impl Plan {
             uplinks: self.host.block,
             host: &host_addresses,
             internet: self.internet,
+            max_connections: self.host.max_connections,
         };
         let rules = nft::start("set up a slot's rules", &rules.script())?;
         let linked = self.link_router(&sandbox, &device, router_address);

@@ -118,6 +118,9 @@ pub struct NetworkConfig {
     pub ready: usize,
     /// Whether a new slot lets connections out to the internet. [`crate::Slot::set_internet`] changes it later.
     pub internet: bool,
+    /// How many connections out of one sandbox the kernel may track at once; more are refused. The table of tracked
+    /// connections is the host's, and a sandbox that fills it takes the network from everybody.
+    pub max_connections: u32,
     /// Largest packet in bytes on all devices; `None` takes the host's outgoing device's.
     pub mtu: Option<u32>,
     /// The forwarder that answers the sandboxes' DNS queries.
@@ -134,6 +137,7 @@ impl NetworkConfig {
             ranges: default_ranges(),
             ready: 4,
             internet: true,
+            max_connections: 8192,
             mtu: None,
             dns: DnsConfig::default(),
         }

@@ -36,6 +36,8 @@ pub(crate) struct RouterRules<'a> {
     pub(crate) host: &'a [Ipv4Addr],
     /// Whether new connections to the internet are let out.
     pub(crate) internet: bool,
+    /// How many connections may be tracked; `None` where the kernel cannot count them.
+    pub(crate) max_connections: Option<u32>,
 }
 
 impl RouterRules<'_> {
@@ -46,9 +48,13 @@ impl RouterRules<'_> {
             uplinks,
             host,
             internet,
+            max_connections,
         } = self;
         let blocked = blocked_set(*uplinks, host);
         let internet = internet_verdict(*internet);
+        let count = max_connections
+            .map(|max| format!("ct count over {max} reject with icmp admin-prohibited"))
+            .unwrap_or_default();
         // The order matters: replies first, then DNS (whose address is in a blocked range after translation), then
         // the ranges that nothing opens, then what the owner allows.
         // Refused, not dropped, towards the sandbox: a program inside fails at once instead of waiting for a timeout.
@@ -60,6 +66,7 @@ impl RouterRules<'_> {
   }}
   chain outbound {{
     ip saddr != {SANDBOX_ADDRESS} drop
+    {count}
     ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @blocked reject with icmp admin-prohibited
     jump internet
@@ -166,6 +173,11 @@ table inet {prefix} {{
 "#
         )
     }
+}
+
+/// A rule set that only kernels that can count connections take.
+pub(crate) fn counting_probe(prefix: &Prefix) -> String {
+    format!("table ip {prefix}probe {{\n  chain outbound {{\n    ct count over 1 drop\n  }}\n}}\n")
 }
 
 /// Removes this daemon's table.

@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::{NetworkConfig, Prefix};
 use crate::error::{NetworkError, Result};
-use crate::firewall::{HostRules, host_removal_script};
+use crate::firewall::{HostRules, counting_probe, host_removal_script};
 use crate::link::{Address, Link, Links, Route, VethEnd};
 use crate::{netns, nft, sysctl};
 
@@ -32,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) dns: Ipv4Addr,
     /// Largest packet on the way out, in bytes.
     pub(crate) mtu: u32,
+    /// How many connections each slot may have tracked; `None` where the kernel cannot count them.
+    pub(crate) max_connections: Option<u32>,
     /// The host's namespace.
     pub(crate) netns: OwnedFd,
 }
@@ -74,10 +76,15 @@ impl Host {
         links.set_up(index)?;
         sysctl::set("ipv4/ip_forward", "1")?;
         let mtu = config.mtu.unwrap_or_else(|| outgoing_mtu(&all, &routes));
+        let counts = nft::would_apply(&counting_probe(&config.prefix))?;
+        if !counts {
+            tracing::warn!("this kernel cannot limit a sandbox's connections (hint: it needs nft_connlimit)");
+        }
         Ok(Self {
             block,
             dns,
             mtu,
+            max_connections: counts.then_some(config.max_connections),
             netns: netns::current()?,
         })
     }
@@ -226,6 +233,7 @@ mod tests {
             block: net("10.119.16.0/20"),
             dns: Ipv4Addr::new(10, 119, 16, 1),
             mtu: 1500,
+            max_connections: None,
             netns: File::open("/dev/null").expect("any file").into(),
         };
         assert_eq!(host.uplink(1), (Ipv4Addr::new(10, 119, 16, 2), Ipv4Addr::new(10, 119, 16, 3)));

@@ -11,9 +11,22 @@ pub(crate) struct Applying {
     child: Child,
 }
 
+/// Whether the kernel would take a script; applies nothing.
+pub(crate) fn would_apply(script: &str) -> Result<bool> {
+    match feed(&["-c", "-f", "-"], "try rules", script)?.finish() {
+        Ok(()) => Ok(true),
+        Err(NetworkError::Nft { .. }) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Starts to apply a script; the child process inherits the namespace of the calling thread.
 pub(crate) fn start(action: &str, script: &str) -> Result<Applying> {
-    let mut child = spawn()?;
+    feed(&["-f", "-"], action, script)
+}
+
+fn feed(arguments: &[&str], action: &str, script: &str) -> Result<Applying> {
+    let mut child = spawn(arguments)?;
     // Dropping the pipe afterwards is the end of the script. A write error means that `nft` gave up early: its exit
     // status and what it printed say more.
     if let Some(mut stdin) = child.stdin.take() {
@@ -48,12 +61,12 @@ impl Applying {
     }
 }
 
-fn spawn() -> Result<Child> {
+fn spawn(arguments: &[&str]) -> Result<Child> {
     let mut last = io::ErrorKind::NotFound.into();
     // Service managers often start daemons without the sbin directories on PATH.
     for program in ["nft", "/usr/sbin/nft", "/sbin/nft"] {
         let spawned = Command::new(program)
-            .args(["-f", "-"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

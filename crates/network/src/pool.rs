@@ -68,9 +68,10 @@ impl SlotPool {
             internet: config.internet,
         });
         let lister = Arc::clone(&plan);
-        let (left, _) = on_thread(move || lister.list()).await?;
+        let (left, devices) = on_thread(move || lister.list()).await?;
         let mut registry = Registry::new(MAX_SLOTS);
         left.into_iter().for_each(|name| registry.note_left(name));
+        devices.into_iter().for_each(|index| registry.note_device(index));
         let registry = Arc::new(Mutex::new(registry));
 
         let forwarder = Forwarder::start(&config.dns, Arc::clone(&host), Arc::clone(&registry)).await?;
@@ -147,6 +148,7 @@ impl SlotPool {
         let shared = &self.shared;
         let plan = Arc::clone(&shared.plan);
         let (names, indexes) = on_thread(move || plan.list()).await?;
+        indexes.into_iter().for_each(|index| shared.registry().note_device(index));
         let orphans: Vec<SlotName> = {
             let mut registry = shared.registry();
             names
@@ -161,17 +163,17 @@ impl SlotPool {
                 Err(error) => tracing::warn!(slot = %name, %error, "a slot without an owner could not be removed"),
             }
         }
-        // Devices whose namespaces are gone. An index that is not known now is not in use, and the lock is not held
-        // over the removal: a new slot gets such an index only long after, as indexes go round.
-        let devices: Vec<u16> = indexes.into_iter().filter(|index| !shared.registry().knows(*index)).collect();
-        let plan = Arc::clone(&shared.plan);
-        removed += on_thread(move || {
-            Ok(devices
-                .into_iter()
-                .filter(|index| matches!(plan.destroy_device(*index), Ok(true)))
-                .count())
-        })
-        .await?;
+        let devices = shared.registry().orphan_devices();
+        for index in devices {
+            let plan = Arc::clone(&shared.plan);
+            match on_thread(move || plan.destroy_device(index)).await {
+                Ok(existed) => {
+                    shared.registry().forget_device(index);
+                    removed += usize::from(existed);
+                }
+                Err(error) => tracing::warn!(index, %error, "a device without a slot could not be removed"),
+            }
+        }
         if removed > 0 {
             tracing::info!(removed, "removed slots without an owner");
         }

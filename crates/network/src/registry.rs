@@ -1,6 +1,6 @@
 //! Which slots there are and who has them. Knows nothing of the kernel.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::{Prefix, SlotName};
 use crate::error::{NetworkError, Result};
@@ -23,6 +23,8 @@ enum Phase {
 pub(crate) struct Registry {
     slots: BTreeMap<u16, (SlotName, Phase)>,
     ready: VecDeque<SlotName>,
+    /// Indexes without a slot of which the host still has a device.
+    devices: BTreeSet<u16>,
     next: u16,
     limit: u16,
 }
@@ -33,6 +35,7 @@ impl Registry {
         Self {
             slots: BTreeMap::new(),
             ready: VecDeque::new(),
+            devices: BTreeSet::new(),
             next: 1,
             limit,
         }
@@ -43,15 +46,32 @@ impl Registry {
         self.slots.entry(name.index()).or_insert((name, Phase::Left));
     }
 
+    /// Notes that a device with this index exists. Unless a slot explains it, the index is not given out.
+    pub(crate) fn note_device(&mut self, index: u16) {
+        if !self.slots.contains_key(&index) {
+            self.devices.insert(index);
+        }
+    }
+
+    /// The devices that no slot explains.
+    pub(crate) fn orphan_devices(&self) -> Vec<u16> {
+        self.devices.iter().copied().collect()
+    }
+
+    /// A device that no slot explains is gone.
+    pub(crate) fn forget_device(&mut self, index: u16) {
+        self.devices.remove(&index);
+    }
+
     /// Chooses a name for a slot that is to be made. Indexes go round before one is used again, so that a connection
     /// that outlived its slot does not meet the next one.
     pub(crate) fn begin(&mut self, prefix: &Prefix) -> Result<SlotName> {
         for _ in 0..self.limit {
             let index = self.next;
             self.next = if index == self.limit { 1 } else { index + 1 };
-            if let std::collections::btree_map::Entry::Vacant(free) = self.slots.entry(index) {
+            if !self.slots.contains_key(&index) && !self.devices.contains(&index) {
                 let name = SlotName::new(prefix, index);
-                free.insert((name.clone(), Phase::Busy));
+                self.slots.insert(index, (name.clone(), Phase::Busy));
                 return Ok(name);
             }
         }
@@ -126,14 +146,10 @@ impl Registry {
                 }
                 left
             }
-            // Its index belongs to another slot, or to none: what is there is a remainder.
-            _ => true,
+            // Another slot has its index, and so the device that would be removed with it.
+            Some(_) => false,
+            None => true,
         }
-    }
-
-    /// Whether any slot has this index.
-    pub(crate) fn knows(&self, index: u16) -> bool {
-        self.slots.contains_key(&index)
     }
 
     /// A slot is gone, or was never made.
@@ -203,15 +219,30 @@ mod tests {
     }
 
     #[test]
-    fn remainders_of_unknown_slots_may_be_swept() {
+    fn a_remainder_with_another_slots_index_is_left_alone() {
         let mut registry = Registry::new(3);
         let held = registry.begin(&prefix()).expect("room");
         let remainder = SlotName::new(&prefix(), held.index());
-        assert!(registry.begin_sweep(&remainder));
-        registry.forget(&remainder);
         assert!(
-            registry.knows(held.index()),
-            "forgetting a remainder does not free another slot's index"
+            !registry.begin_sweep(&remainder),
+            "its removal would take the device of the other slot"
         );
+
+        registry.forget(&remainder);
+        assert_eq!(registry.by_index(held.index()), Some(&held));
+        registry.forget(&held);
+        assert!(registry.begin_sweep(&remainder));
+    }
+
+    #[test]
+    fn an_index_with_an_unexplained_device_is_not_given_out() {
+        let mut registry = Registry::new(2);
+        registry.note_device(1);
+        assert_eq!(registry.begin(&prefix()).expect("room").index(), 2);
+        registry.note_device(2);
+        assert_eq!(registry.orphan_devices(), [1], "the device of a slot is explained");
+
+        registry.forget_device(1);
+        assert_eq!(registry.begin(&prefix()).expect("room").index(), 1);
     }
 }

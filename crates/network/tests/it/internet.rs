@@ -74,6 +74,23 @@ fn the_internet_sees_the_hosts_address() {
 }
 
 #[test]
+fn one_sandbox_gets_so_many_connections() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let mut config = host.config("data");
+        config.max_connections = 2;
+        let pool = host.open(config).await;
+        let slot = pool.take().await.expect("a slot");
+        let (_server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        let _one = connect(slot.sandbox_netns(), address).expect("a connection");
+        let _two = connect(slot.sandbox_netns(), address).expect("a connection");
+
+        assert!(refused(slot.sandbox_netns(), address));
+    });
+}
+
+#[test]
 fn refusal_is_told_at_once() {
     on_host(async |host| {
         let _internet = Internet::attach();

@@ -2,7 +2,10 @@
 
 use dormouse_network::NetworkError;
 
-use crate::support::{listen, on_host};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::support::{listen, on_host, run};
 
 #[test]
 fn a_restarted_daemon_adopts_its_slots() {
@@ -74,9 +77,9 @@ fn a_killed_daemon_leaves_nothing_after_a_sweep() {
             idle.take().await.expect("a slot"),
             idle.take().await.expect("a slot"),
         ];
-        crate::support::run("ip", &format!("link del {}", uplink(slots[1].name().as_str())));
+        run("ip", &format!("link del {}", uplink(slots[1].name().as_str())));
         for path in [slots[2].sandbox_netns(), slots[2].router_netns()] {
-            nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).expect("unmounts");
+            umount2(path, MntFlags::MNT_DETACH).expect("unmounts");
             std::fs::remove_file(path).expect("removes");
         }
         drop(idle);
@@ -92,6 +95,64 @@ fn a_killed_daemon_leaves_nothing_after_a_sweep() {
 fn uplink(slot: &str) -> String {
     let mut parts = slot.split('-');
     format!("{}x{}", parts.next().expect("a prefix"), parts.next().expect("an index"))
+}
+
+#[test]
+fn a_reboot_leaves_files_that_are_swept() {
+    on_host(async |host| {
+        let mut config = host.config("data");
+        config.ready = 0;
+        let pool = host.open(config.clone()).await;
+        let slot = pool.take().await.expect("a slot");
+        let name = slot.name().clone();
+        // A reboot takes devices and mounts away, but not files.
+        run("ip", &format!("link del {}", uplink(name.as_str())));
+        for path in [slot.sandbox_netns(), slot.router_netns()] {
+            umount2(path, MntFlags::MNT_DETACH).expect("unmounts");
+        }
+        drop((slot, pool));
+
+        let pool = host.open(config).await;
+        let error = pool.adopt(&name).await.expect_err("nothing behind the files");
+
+        assert!(matches!(error, NetworkError::NoSuchSlot { .. }));
+        assert_eq!(pool.sweep(&[]).await.expect("swept"), 1);
+        assert_eq!(std::fs::read_dir(host.run_dir().join("netns")).expect("handles").count(), 0);
+    });
+}
+
+#[test]
+fn a_released_slot_leaves_other_mount_namespaces_too() {
+    on_host(async |host| {
+        let pool = host.pool().await;
+        let slot = pool.take().await.expect("a slot");
+        let handle = slot.sandbox_netns().to_path_buf();
+        // As engines do for their processes: a private copy of all mounts.
+        let (ready, wait_ready) = tokio::sync::oneshot::channel();
+        let (released, wait_released) = std::sync::mpsc::channel();
+        let engine = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_SLAVE,
+                None::<&str>,
+            )
+            .expect("private mounts");
+            let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
+            let mounted = || mounts().contains(handle.to_str().expect("text"));
+            ready.send(mounted()).expect("the test waits");
+            wait_released.recv().expect("the test says so");
+            mounted()
+        });
+        assert!(wait_ready.await.expect("the thread says so"), "the copy has the handle");
+
+        slot.release().await.expect("released");
+        released.send(()).expect("the thread waits");
+
+        assert!(!engine.join().expect("no panic"), "the copy lost the handle");
+    });
 }
 
 #[test]
