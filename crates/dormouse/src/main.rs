@@ -1,2 +1,56 @@
-//! The `dormouse` program.
-fn main() {}
+//! The `dormouse` program: command line, configuration and wiring. What it does is in the other crates.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod base;
+mod bench;
+mod cli;
+mod client;
+mod config;
+mod data_dir;
+mod doctor;
+mod env;
+mod host;
+mod output;
+mod sandbox;
+mod serve;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::parse().command {
+        // Before any thread is started: the shim must be small, and changes namespaces.
+        Command::Shim(arguments) => return dormouse_engine_gvisor::shim_main(&arguments.arguments),
+        command => command,
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        match command {
+            Command::Serve(arguments) => serve::serve(arguments).await,
+            Command::Setup(arguments) => setup::setup(arguments).await,
+            Command::Doctor(arguments) => doctor::doctor(arguments).await,
+            Command::Env(arguments) => env::env(&arguments),
+            Command::Bench(arguments) => bench::bench(arguments).await,
+            Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
+            Command::Shim(_) => Ok(ExitCode::FAILURE),
+        }
+    });
+    // Blocking work that hangs must not keep a stopped server alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}

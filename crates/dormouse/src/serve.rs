@@ -1,0 +1,76 @@
+//! `dormouse serve`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use dormouse_api::{ApiConfig, ApiState};
+use dormouse_proxy::{Front, FrontConfig};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::ServeArgs;
+use crate::client::reachable;
+use crate::config::Config;
+use crate::data_dir::{DataDir, write_private};
+use crate::host::Host;
+use crate::{base, output};
+
+pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
+    output::init_log();
+    let config = Config::load(arguments.settings)?;
+    let data = DataDir::open(&config.data_dir)?;
+    let _lock = data.lock()?;
+    // Signals are caught from here on: a stop during the start must not leave things half-made.
+    let stop = stop_on_signal()?;
+    // Before anything else is touched: a port that is taken is the likeliest mistake.
+    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("Cannot listen on {}", config.listen))?;
+    let url = format!("http://{}", reachable(listener.local_addr()?));
+
+    let tree = base::ensure_tree(&config, &data).await?;
+    let host = Host::open(&config, &data).await?;
+    let build = base::ensure_build(&config, &host, &tree).await?;
+    host.control.stock(&build);
+
+    let api = dormouse_api::router(ApiState::new(Arc::clone(&host.control), host.store.clone(), ApiConfig::default()));
+    let front = Front::new(
+        Arc::new(Arc::clone(&host.control)),
+        api,
+        FrontConfig { domains: vec![config.domain.clone()], ..FrontConfig::default() },
+    );
+    let server = json!({ "url": url, "apiKey": data.key_or_make()? }).to_string();
+    write_private(&data.server(), server.as_bytes())?;
+    if let Some(file) = &arguments.ready_file {
+        write_private(file, server.as_bytes())?;
+    }
+    println!("Dormouse serves on {url}, engine {}", host.engine.kind());
+    println!("Point E2B's SDKs here: eval \"$(dormouse env{})\"", data_dir_flag(&config.data_dir));
+
+    dormouse_proxy::serve(listener, front, stop).await?;
+    tracing::info!("stopping; sandboxes stay as they are");
+    // Not an error: it only says where a running server is.
+    let _ = std::fs::remove_file(data.server());
+    host.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The flag that other commands need to find this server's directory.
+fn data_dir_flag(data_dir: &Path) -> String {
+    if data_dir == Path::new(crate::config::DATA_DIR) { String::new() } else { format!(" --data-dir {}", data_dir.display()) }
+}
+
+/// Cancelled by the first SIGINT or SIGTERM.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} }
+        stopping.cancel();
+    });
+    Ok(stop)
+}
