@@ -210,6 +210,14 @@ impl Control {
             .await
     }
 
+    /// Gives up what a lightly sleeping sandbox keeps in memory; does nothing to any other.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`].
+    pub async fn sleep_deeply(&self, team: TeamId, id: &SandboxId) -> Result<(), ControlError> {
+        self.handle(team, id)?.ask(id, |reply| Command::SleepDeeply { reply }).await
+    }
+
     /// Where traffic to a port goes; wakes the sandbox if it may.
     ///
     /// # Errors

@@ -1,0 +1,112 @@
+//! Making a sandbox: take a pooled instance (or restore the template's snapshot), give it its identity, write the row.
+
+use std::sync::Arc;
+
+use dormouse_engine::{InstanceId, NetworkPolicy};
+use dormouse_store::{BuildRecord, SandboxId, SandboxRecord, SandboxState, TeamId, TemplateRecord};
+
+use crate::driver::Driver;
+use crate::model::{NewSandbox, Owner, Phase, Sandbox};
+use crate::node::Node;
+use crate::wake::{identity, policy};
+use crate::{ControlError, clock, events, pool, token};
+
+/// The tag that a reference without one means.
+const DEFAULT_TAG: &str = "default";
+
+/// Makes a sandbox. Must not be dropped half-way: run it as a task of its own.
+pub(crate) async fn create(node: Arc<Node>, owner: Owner, new: NewSandbox) -> Result<Sandbox, ControlError> {
+    if new.timeout > owner.max_run {
+        return Err(ControlError::TimeoutTooLong(owner.max_run));
+    }
+    let (template, build) = find_build(&node, owner.team, &new.template).await?;
+    let permit = node.permit()?;
+    let (instance, pooled) = match node.pool.take(&build) {
+        Some(instance) => (instance, true),
+        None => {
+            let request = pool::request(&node, &build);
+            let id = request.id.clone();
+            node.engine.start(request).await?;
+            (id, false)
+        }
+    };
+    let record = record(&owner, new, &template, &build, instance.clone());
+    let events = [events::created(&record)];
+    // The row may be there before the identity: nobody has been told, and a start after a crash gives the identity again.
+    let (ready, saved) = tokio::join!(make_ready(&node, &record, &build, pooled), node.store.save(&record, &events));
+    if let Err(error) = ready.and(saved.map_err(ControlError::from)) {
+        node.destroy_later(instance);
+        node.store
+            .remove(&record.id, &[events::killed(&record, "creation failed")])
+            .await?;
+        return Err(error);
+    }
+    let (mut driver, commands) = Driver::register(&node, record, Phase::Creating, Some(permit));
+    driver.begin_run();
+    let sandbox = driver.sandbox();
+    node.tasks.spawn(driver.run(commands));
+    Ok(sandbox)
+}
+
+async fn make_ready(node: &Node, record: &SandboxRecord, build: &BuildRecord, pooled: bool) -> Result<(), ControlError> {
+    let Some(instance) = &record.instance else {
+        return Err(ControlError::NotRunning(record.id.clone()));
+    };
+    let policy = policy(record);
+    if policy != NetworkPolicy::default() {
+        node.engine.set_network(instance, &policy).await?;
+    }
+    if pooled {
+        node.engine.resume(instance).await?;
+    }
+    node.engine.identify(instance, &identity(record, build)).await?;
+    Ok(())
+}
+
+fn record(owner: &Owner, new: NewSandbox, template: &TemplateRecord, build: &BuildRecord, instance: InstanceId) -> SandboxRecord {
+    let now = clock::now();
+    let private = new.network.as_ref().and_then(|network| network.allow_public_traffic) == Some(false);
+    SandboxRecord {
+        id: SandboxId::random(),
+        team: owner.team,
+        template: template.id.clone(),
+        alias: template.aliases.first().cloned(),
+        build: build.id,
+        state: SandboxState::Running,
+        instance: Some(instance),
+        snapshot: None,
+        created_at: now,
+        started_at: now,
+        end_at: clock::later(now, new.timeout),
+        timeout: new.given_timeout,
+        max_run: owner.max_run,
+        on_timeout: new.on_timeout,
+        auto_resume: new.auto_resume,
+        access_token: new.secure.then(token::random),
+        traffic_token: private.then(token::random),
+        allow_internet: new.allow_internet,
+        network: new.network,
+        metadata: new.metadata,
+        env: new.env,
+        resources: build.resources,
+    }
+}
+
+/// Resolves `[namespace/]alias-or-id[:tag]` (contract 4.1).
+pub(crate) async fn find_build(
+    node: &Node,
+    team: TeamId,
+    reference: &str,
+) -> Result<(TemplateRecord, BuildRecord), ControlError> {
+    let reference = reference.trim().to_lowercase();
+    let (name, tag) = reference.split_once(':').unwrap_or((&reference, DEFAULT_TAG));
+    let bare = name.rsplit_once('/').map_or(name, |(_namespace, bare)| bare);
+    let template = node.store.template(team, bare).await?;
+    let template = template.ok_or_else(|| ControlError::TemplateNotFound(reference.clone()))?;
+    let build = node.store.tagged_build(&template, tag).await?;
+    let build = build.ok_or_else(|| ControlError::TagNotFound {
+        tag: tag.to_owned(),
+        template: name.to_owned(),
+    })?;
+    Ok((template, build))
+}

@@ -1,0 +1,60 @@
+//! The end of a sandbox: killed, or its instance died under it.
+
+use dormouse_engine::ExitReason;
+
+use crate::driver::Driver;
+use crate::model::Phase;
+use crate::{ControlError, events};
+
+impl Driver {
+    /// Ends the sandbox for ever. On an error it is as it was.
+    pub(crate) async fn kill(&mut self, reason: &str) -> Result<(), ControlError> {
+        self.node
+            .store
+            .remove(&self.record.id, &[events::killed(&self.record, reason)])
+            .await?;
+        self.clear_away();
+        Ok(())
+    }
+
+    /// The instance is gone and there is nothing to wake from: the sandbox is gone.
+    pub(crate) async fn lose(&mut self, reason: &str) {
+        if let Err(error) = self.kill(reason).await {
+            // The row stays, without an instance that lives: the next start removes it.
+            tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "the end of a sandbox could not be recorded");
+            self.clear_away();
+        }
+    }
+
+    fn clear_away(&mut self) {
+        self.node.forget(&self.record.id);
+        self.node.asleep.leave(&self.record.id);
+        self.end_run(Phase::Killing);
+        self.permit = None;
+        if let Some(instance) = self.record.instance.take() {
+            self.node.destroy_later(instance);
+        }
+        if let Some(snapshot) = self.record.snapshot.take() {
+            self.node.remove_later(snapshot);
+        }
+    }
+
+    /// The engine says that the instance ended without having been asked to.
+    pub(crate) async fn instance_died(&mut self, reason: &ExitReason) {
+        match self.phase {
+            Phase::Paused => {
+                tracing::warn!(sandbox = %self.record.id, %reason, "the instance of a lightly sleeping sandbox died; it sleeps deeply now");
+                self.go_deep().await;
+            }
+            _ => {
+                tracing::warn!(sandbox = %self.record.id, %reason, "the instance of a running sandbox died");
+                let reason = if *reason == ExitReason::OutOfMemory {
+                    "out of memory"
+                } else {
+                    "instance died"
+                };
+                self.lose(reason).await;
+            }
+        }
+    }
+}
