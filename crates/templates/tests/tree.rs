@@ -1,6 +1,8 @@
 //! The cheap parts of a build on a real file system: what is there after a build is found, and what a crash leaves.
 //! A full Debian tree takes minutes and is tried by `cargo xtask test` when it sets the server up.
 
+#![expect(clippy::unwrap_used, reason = "a failing helper is a failing test")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

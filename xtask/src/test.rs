@@ -1,0 +1,144 @@
+//! Every check and every test.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::clients::{self, Clients};
+use crate::run::{Outcome, Step};
+use crate::server::{self, Profile, Server};
+use crate::tests_count::{self, Count};
+use crate::{examples, host, paths};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only the end-to-end tests
+    #[arg(long)]
+    e2e: bool,
+    /// Only end-to-end tests whose name matches (pytest's -k)
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<String>,
+}
+
+/// The Python tests that are run again with deep sleep only: what must survive a wake.
+const WAKE_TESTS: &str = "e2e/python/test_wake.py";
+
+#[derive(Default)]
+struct Report {
+    count: Count,
+    /// What failed, for the end.
+    failures: Vec<String>,
+}
+
+impl Report {
+    fn check(&mut self, name: &str, outcome: &Outcome) {
+        if !outcome.success {
+            self.failures.push(format!("{name}: {}", outcome.ending));
+        }
+    }
+
+    fn tests(&mut self, name: &str, outcome: &Outcome, count: Count) {
+        println!("    {name}: {count} ({:.0} s)", outcome.took.as_secs_f64());
+        self.count += count;
+        if !outcome.success && count.failed == 0 {
+            // A crash of the runner itself is a failure too.
+            self.count.failed += 1;
+        }
+        self.check(name, outcome);
+    }
+}
+
+/// Checks the formatting and runs clippy.
+pub(crate) fn lint() -> Result<()> {
+    let mut report = Report::default();
+    run_lint(&mut report)?;
+    match report.failures.as_slice() {
+        [] => Ok(()),
+        failures => bail!("{}", failures.join("; ")),
+    }
+}
+
+/// Runs everything.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    let mut report = Report::default();
+    host::setup()?;
+    let clients = clients::ensure(false)?;
+    let only_e2e = options.e2e || options.filter.is_some();
+    if !only_e2e {
+        run_lint(&mut report)?;
+        let outcome = cargo("tests of the workspace", &["test", "--workspace", "--no-fail-fast"]).outcome()?;
+        report.tests("cargo test", &outcome, tests_count::of_cargo(&outcome.output));
+    }
+    if let Err(error) = end_to_end(&mut report, &clients, options) {
+        report.count.failed += 1;
+        report.failures.push(format!("end to end: {error:#}"));
+    }
+    for failure in &report.failures {
+        println!("FAILED {failure}");
+    }
+    println!("{}", report.count);
+    if report.failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} of the steps failed", report.failures.len())
+    }
+}
+
+fn run_lint(report: &mut Report) -> Result<()> {
+    report.check("formatting", &cargo("formatting", &["fmt", "--all", "--check"]).outcome()?);
+    let clippy = cargo(
+        "clippy",
+        &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+    );
+    report.check("clippy", &clippy.outcome()?);
+    Ok(())
+}
+
+fn cargo(name: &str, arguments: &[&str]) -> Step {
+    Step::new(name, "cargo").args(arguments).limit(Duration::from_secs(2400))
+}
+
+fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Result<()> {
+    let program = server::build(Profile::Dev)?;
+    let data = server::data_directory("e2e");
+    server::setup(&program, &data)?;
+
+    let server = Server::start(&program, &data, &[])?;
+    let python = pytest(clients, &server, "e2e/python", options.filter.as_deref())?;
+    report.tests("e2e Python", &python, tests_count::of_pytest(&python.output));
+    if options.filter.is_none() {
+        let js = Step::new("e2e JavaScript", clients.node())
+            .args(["--test", "--test-reporter=tap", "--test-concurrency=2", "e2e/js/"])
+            .envs(server.variables())
+            .limit(Duration::from_secs(600))
+            .outcome()?;
+        report.tests("e2e JavaScript", &js, tests_count::of_node(&js.output));
+        let count = examples::run_all(clients, &server)?;
+        report.count += count;
+        if count.failed > 0 {
+            report.failures.push(format!("examples: {count}"));
+        }
+    }
+    server.stop()?;
+
+    // The first server wakes most sandboxes from light sleep; this one from snapshots on disk.
+    let server = Server::start(&program, &data, &[("DORMOUSE_LIGHT_SLEEP_MEMORY_MIB", "0")])?;
+    let deep = pytest(clients, &server, WAKE_TESTS, options.filter.as_deref())?;
+    report.tests("e2e Python, deep sleep", &deep, tests_count::of_pytest(&deep.output));
+    server.stop()
+}
+
+fn pytest(clients: &Clients, server: &Server, tests: &str, filter: Option<&str>) -> Result<Outcome> {
+    let config = paths::root().join("e2e/python/pytest.ini");
+    let step = Step::new(format!("e2e Python: {tests}"), clients.python())
+        .args(["-m", "pytest", "-c"])
+        .args([config])
+        .args(["--rootdir", "e2e/python", tests])
+        .args(filter.into_iter().flat_map(|filter| ["-k", filter]))
+        .envs(server.variables())
+        .env("PYTHONUNBUFFERED", "1")
+        .limit(Duration::from_secs(1500));
+    step.outcome()
+}
