@@ -65,13 +65,13 @@ pub(crate) struct Plan {
     pub(crate) prefix: Prefix,
     /// The directory of namespace handles.
     pub(crate) dir: PathBuf,
-    pub(crate) internet: bool,
 }
 
 impl Plan {
-    /// Makes a slot. On failure nothing of it stays. The calling thread ends up in another namespace.
-    pub(crate) fn create(&self, name: &SlotName) -> Result<Namespaces> {
-        self.assemble(name).inspect_err(|_| {
+    /// Makes a slot, with or without a way to the internet. On failure nothing of it stays. The calling thread ends up
+    /// in another namespace.
+    pub(crate) fn create(&self, name: &SlotName, internet: bool) -> Result<Namespaces> {
+        self.assemble(name, internet).inspect_err(|_| {
             let cleaned = netns::enter(&self.host.netns)
                 .map_err(|e| NetworkError::system("return to the host's namespace", e))
                 .and_then(|()| self.destroy(name));
@@ -81,7 +81,7 @@ impl Plan {
         })
     }
 
-    fn assemble(&self, name: &SlotName) -> Result<Namespaces> {
+    fn assemble(&self, name: &SlotName, internet: bool) -> Result<Namespaces> {
         let device = uplink_device(&self.prefix, name.index());
         let (host_address, router_address) = self.host.uplink(name.index());
         let paths = Paths::new(&self.dir, name);
@@ -99,7 +99,7 @@ impl Plan {
             dns: self.host.dns,
             uplinks: self.host.block,
             host: &host_addresses,
-            internet: self.internet,
+            internet,
             max_connections: self.host.max_connections,
         };
         let rules = nft::start("set up a slot's rules", &rules.script())?;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
@@ -65,7 +66,6 @@ impl SlotPool {
             host: Arc::clone(&host),
             prefix: config.prefix.clone(),
             dir,
-            internet: config.internet,
         });
         let lister = Arc::clone(&plan);
         let (left, devices) = on_thread(move || lister.list()).await?;
@@ -97,25 +97,31 @@ impl SlotPool {
         }))
     }
 
-    /// A slot for a new sandbox: a ready one, or one made now.
+    /// A slot for a new sandbox, set as configured: a ready one, or one made now.
     ///
     /// # Errors
     /// When no slot can be made.
     pub async fn take(&self) -> Result<Slot> {
+        self.take_with(self.shared.config.internet).await
+    }
+
+    /// A slot for a new sandbox, with or without a way to the internet.
+    ///
+    /// A slot that is not set as configured is made anew: that takes less time than to change a ready one.
+    ///
+    /// # Errors
+    /// When no slot can be made.
+    pub async fn take_with(&self, internet: bool) -> Result<Slot> {
         let shared = &self.shared;
         shared.check_open()?;
-        loop {
-            let ready = shared.registry().take_ready();
-            let Some(name) = ready else { return shared.make().await };
-            shared.taken.notify_one();
-            match Paths::new(&shared.plan.dir, &name).open(&name) {
-                Ok(namespaces) => return Ok(shared.slot(name, namespaces, Some(shared.config.internet))),
-                // Somebody cleaned up under us. The pieces that stayed are swept like any other.
-                Err(error) => {
-                    tracing::warn!(slot = %name, %error, "a ready slot is broken");
-                    shared.registry().leave(&name);
-                }
-            }
+        let ready = if internet == shared.config.internet {
+            shared.ready()
+        } else {
+            None
+        };
+        match ready {
+            Some(slot) => Ok(slot),
+            None => shared.make(internet).await,
         }
     }
 
@@ -156,13 +162,12 @@ impl SlotPool {
                 .filter(|name| !keep.contains(name) && registry.begin_sweep(name))
                 .collect()
         };
-        let mut removed = 0;
-        for name in orphans {
-            match shared.remove(name.clone()).await {
-                Ok(()) => removed += 1,
-                Err(error) => tracing::warn!(slot = %name, %error, "a slot without an owner could not be removed"),
-            }
-        }
+        let removals = futures::stream::iter(orphans).map(|name| async move {
+            let outcome = shared.remove(name.clone()).await;
+            outcome.inspect_err(|error| tracing::warn!(slot = %name, %error, "a slot without an owner could not be removed"))
+        });
+        let outcomes = removals.buffer_unordered(PARALLEL).collect::<Vec<_>>().await;
+        let mut removed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let devices = shared.registry().orphan_devices();
         for index in devices {
             let plan = Arc::clone(&shared.plan);
@@ -247,30 +252,50 @@ impl Shared {
         }
     }
 
-    /// Makes a slot for the caller. If the caller goes away meanwhile, the slot becomes a ready one.
-    async fn make(self: &Arc<Self>) -> Result<Slot> {
+    /// A slot that waits to be taken, if there is one.
+    fn ready(self: &Arc<Self>) -> Option<Slot> {
+        loop {
+            let name = self.registry().take_ready()?;
+            self.taken.notify_one();
+            match Paths::new(&self.plan.dir, &name).open(&name) {
+                Ok(namespaces) => return Some(self.slot(name, namespaces, Some(self.config.internet))),
+                // Somebody cleaned up under us. The pieces that stayed are swept like any other.
+                Err(error) => {
+                    tracing::warn!(slot = %name, %error, "a ready slot is broken");
+                    self.registry().leave(&name);
+                }
+            }
+        }
+    }
+
+    /// Makes a slot for the caller. If the caller goes away meanwhile, the slot becomes a ready one, if it is like them.
+    async fn make(self: &Arc<Self>, internet: bool) -> Result<Slot> {
         let (answer, wait) = oneshot::channel();
         let shared = Arc::clone(self);
         tokio::spawn(async move {
-            let made = shared.create(Registry::made_held).await;
-            let made = made.map(|(name, namespaces)| shared.slot(name, namespaces, Some(shared.config.internet)));
+            let made = shared.create(internet, Registry::made_held).await;
+            let made = made.map(|(name, namespaces)| shared.slot(name, namespaces, Some(internet)));
             if let Err(Ok(unwanted)) = answer.send(made) {
                 let name = unwanted.name().clone();
-                drop(unwanted);
-                shared.registry().made_ready(&name);
+                if internet == shared.config.internet {
+                    drop(unwanted);
+                    shared.registry().made_ready(&name);
+                } else if let Err(error) = unwanted.release().await {
+                    tracing::warn!(slot = %name, %error, "a slot that nobody waits for could not be removed");
+                }
             }
         });
         wait.await.map_err(|_| NetworkError::Closed)?
     }
 
     /// Makes a slot and has it noted by `note`, before anybody can see that the work has ended.
-    async fn create(&self, note: impl FnOnce(&mut Registry, &SlotName)) -> Result<(SlotName, Namespaces)> {
+    async fn create(&self, internet: bool, note: impl FnOnce(&mut Registry, &SlotName)) -> Result<(SlotName, Namespaces)> {
         let _permit = self.making.acquire().await.map_err(|_| NetworkError::Closed)?;
         self.check_open()?;
         let name = self.registry().begin(&self.config.prefix)?;
         let (plan, new) = (Arc::clone(&self.plan), name.clone());
         let began = Instant::now();
-        match on_thread(move || plan.create(&new)).await {
+        match on_thread(move || plan.create(&new, internet)).await {
             Ok(namespaces) => {
                 note(&mut self.registry(), &name);
                 tracing::debug!(slot = %name, took = ?began.elapsed(), "made a slot");
@@ -302,7 +327,7 @@ impl Shared {
 async fn refill(shared: Arc<Shared>) {
     loop {
         while shared.registry().ready_count() < shared.config.ready {
-            match shared.create(Registry::made_ready).await {
+            match shared.create(shared.config.internet, Registry::made_ready).await {
                 Ok(_) => {}
                 Err(NetworkError::Closed) => return,
                 Err(error) => {

@@ -38,6 +38,20 @@ fn a_pool_can_start_slots_without_internet() {
 }
 
 #[test]
+fn a_slot_can_be_taken_without_internet() {
+    on_host(async |host| {
+        let internet = Internet::attach();
+        let pool = host.pool().await;
+        let slot = pool.take_with(false).await.expect("a slot");
+        let (_server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        assert!(refused(slot.sandbox_netns(), address));
+        slot.set_internet(true).await.expect("switched on");
+        connect(slot.sandbox_netns(), address).expect("on");
+    });
+}
+
+#[test]
 fn connections_go_on_when_the_internet_is_switched_off() {
     on_host(async |host| {
         let internet = Internet::attach();
