@@ -12,7 +12,7 @@ use crate::config::{NetworkConfig, Prefix};
 use crate::error::{NetworkError, Result};
 use crate::firewall::{HostRules, counting_probe, host_removal_script};
 use crate::link::{Address, Link, Links, Route, VethEnd};
-use crate::{netns, nft, sysctl};
+use crate::{foreign, netns, nft, sysctl};
 
 /// Held while a daemon chooses its addresses: two that start at once must not choose the same.
 const LOCK: &str = "/run/dormouse-network.lock";
@@ -98,7 +98,9 @@ impl Host {
             dns_udp_port: udp.port(),
             dns_tcp_port: tcp.port(),
         };
-        nft::apply("set up the host's rules", &rules.script())
+        nft::apply("set up the host's rules", &rules.script())?;
+        foreign::let_pass(prefix);
+        Ok(())
     }
 
     /// Both ends of the uplink with this index: the host's and the router's.
@@ -120,6 +122,7 @@ impl Host {
 /// others may rely on it by now.
 pub(crate) fn uninstall(prefix: &Prefix) -> Result<()> {
     let _lock = lock()?;
+    foreign::forget(prefix);
     nft::apply("remove the host's rules", &host_removal_script(prefix))?;
     Links::open()?.delete(&dns_device(prefix))?;
     Ok(())

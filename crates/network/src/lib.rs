@@ -31,6 +31,7 @@ mod dial;
 mod dns;
 mod error;
 mod firewall;
+mod foreign;
 mod host;
 mod link;
 mod netns;

@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
-use crate::support::{Internet, PUBLIC, connect, inside, listen, on_host, output, refused};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use crate::support::{Internet, PUBLIC, Upstream, ask, connect, inside, listen, on_host, output, refused, run};
 
 #[test]
 fn the_internet_is_switched_off_and_on() {
@@ -84,6 +87,35 @@ fn the_internet_sees_the_hosts_address() {
         let (_, peer): (_, SocketAddr) = server.accept().await.expect("a client");
 
         assert_eq!(peer.ip().to_string(), "198.51.100.1");
+    });
+}
+
+#[test]
+fn other_firewalls_let_sandboxes_pass() {
+    if std::process::Command::new("iptables").arg("-V").output().is_err() {
+        println!("skipped: no iptables");
+        return;
+    }
+    on_host(async |host| {
+        let internet = Internet::attach();
+        run("iptables", "-P INPUT DROP");
+        run("iptables", "-P FORWARD DROP");
+        let before = output("iptables", "-S");
+        let upstream = Upstream::start().await;
+        run("iptables", "-A INPUT -i lo -j ACCEPT");
+        let mut config = host.config("data");
+        config.dns.upstreams = vec![upstream.address];
+        let pool = host.open(config).await;
+        let slot = pool.take().await.expect("a slot");
+        let (_server, address) = listen(&internet.netns(), &format!("{PUBLIC}:0"));
+
+        connect(slot.sandbox_netns(), address).expect("the internet");
+        let answer = ask(slot.sandbox_netns(), "example.test.", RecordType::A).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+
+        pool.uninstall().await.expect("uninstalled");
+        run("iptables", "-D INPUT -i lo -j ACCEPT");
+        assert_eq!(output("iptables", "-S"), before);
     });
 }
 
