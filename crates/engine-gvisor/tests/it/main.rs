@@ -1,0 +1,7 @@
+//! The engine against the real runsc. Needs root, runsc and nft; says what is missing and passes otherwise.
+
+mod host;
+mod http;
+
+mod life;
+mod restart;
