@@ -1,0 +1,105 @@
+"""What the tests share: the server's address, sandboxes that are killed at the end, and waiting for a condition.
+
+The server is found by the variables that any user of the clients sets: E2B_API_KEY, E2B_API_URL, E2B_SANDBOX_URL.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from e2b import AsyncSandbox, Sandbox
+
+API_URL = os.environ["E2B_API_URL"]
+API_KEY = os.environ["E2B_API_KEY"]
+SANDBOX_URL = os.environ["E2B_SANDBOX_URL"]
+
+INSIDE = Path(__file__).parent / "inside"
+
+PAUSES = {"on_timeout": "pause", "auto_resume": False}
+WAKES = {"on_timeout": "pause", "auto_resume": True}
+
+
+def eventually(check, deadline=10.0, every=0.05):
+    """The first true value of `check()`; a failure when there is none before the deadline."""
+    end = time.monotonic() + deadline
+    while True:
+        value = check()
+        if value:
+            return value
+        assert time.monotonic() < end, f"still {value!r} after {deadline} s"
+        time.sleep(every)
+
+
+@pytest.fixture
+def make():
+    """Makes sandboxes and kills them after the test."""
+    made = []
+
+    def create(template="base", **options):
+        sandbox = Sandbox.create(template, **options)
+        made.append(sandbox)
+        return sandbox
+
+    yield create
+    for sandbox in made:
+        sandbox.kill()
+
+
+@pytest.fixture
+def sandbox(make):
+    return make()
+
+
+@pytest.fixture
+async def amake():
+    made = []
+
+    async def create(template="base", **options):
+        sandbox = await AsyncSandbox.create(template, **options)
+        made.append(sandbox)
+        return sandbox
+
+    yield create
+    for sandbox in made:
+        await sandbox.kill()
+
+
+@pytest.fixture
+def api():
+    """The control API without a client in between."""
+    with httpx.Client(base_url=API_URL, headers={"X-API-Key": API_KEY}, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def ports():
+    """Requests to ports inside sandboxes: `ports(sandbox, 8000, "GET", "/path")`."""
+    with httpx.Client(base_url=SANDBOX_URL, timeout=60) as client:
+
+        def request(sandbox, port, method="GET", path="/", **options):
+            headers = {**route(sandbox, port), **options.pop("headers", {})}
+            return client.request(method, path, headers=headers, **options)
+
+        yield request
+
+
+def route(sandbox, port):
+    """The headers that lead to a port of a sandbox."""
+    sandbox_id = sandbox if isinstance(sandbox, str) else sandbox.sandbox_id
+    return {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(port)}
+
+
+def serve(sandbox, ports, host="0.0.0.0", port=8000):
+    """Starts the test server inside a sandbox; returns its process once it answers."""
+    sandbox.files.write("/home/user/server.py", (INSIDE / "server.py").read_text())
+    process = sandbox.commands.run(f"exec python3 -u server.py {host} {port}", background=True, timeout=0)
+    eventually(lambda: ports(sandbox, port).status_code == 200)
+    return process
+
+
+def api_sandbox(api, sandbox):
+    """What the API says about a sandbox."""
+    return api.get(f"/sandboxes/{sandbox.sandbox_id}").json()
