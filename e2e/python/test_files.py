@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from e2b import FileNotFoundException, FileType, InvalidArgumentException, NotFoundException, WriteEntry
+from e2b import FileNotFoundException, FileType, InvalidArgumentException, NotFoundException
 
 
 def test_write_and_read(sandbox):
@@ -50,7 +50,7 @@ def test_compressed_transfer(sandbox):
 
 
 def test_several_files_at_once(sandbox):
-    entries = [WriteEntry(path=f"/tmp/many/{number}", data=str(number)) for number in range(10)]
+    entries = [{"path": f"/tmp/many/{number}", "data": str(number)} for number in range(10)]
     written = sandbox.files.write_files(entries)
     assert [info.path for info in written] == [entry["path"] for entry in entries]
     assert [sandbox.files.read(f"/tmp/many/{number}") for number in range(10)] == [str(n) for n in range(10)]
