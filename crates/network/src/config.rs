@@ -21,10 +21,11 @@ pub struct Prefix(String);
 impl Prefix {
     /// The prefix of a data directory: the same directory always gives the same one.
     ///
-    /// The path is made canonical if it exists, so a symbolic link to a data directory is that data directory.
+    /// Symbolic links are followed, so a link to a data directory is that data directory. The directory need not exist
+    /// yet.
     #[must_use]
     pub fn for_data_dir(data_dir: &Path) -> Self {
-        let identity = std::fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
+        let identity = canonical(data_dir);
         let hash = blake3::hash(identity.as_os_str().as_encoded_bytes());
         Self(format!("dm{}", &hash.to_hex()[..6]))
     }
@@ -171,6 +172,22 @@ impl Default for DnsConfig {
     }
 }
 
+/// A path as `canonicalize` will give it once all of it exists.
+fn canonical(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let existing = path
+        .ancestors()
+        .find_map(|ancestor| Some((ancestor, std::fs::canonicalize(ancestor).ok()?)));
+    match existing {
+        Some((ancestor, real)) => match path.strip_prefix(ancestor) {
+            Ok(rest) if rest.as_os_str().is_empty() => real,
+            Ok(rest) => real.join(rest),
+            Err(_) => path,
+        },
+        None => path,
+    }
+}
+
 /// Private ranges that are seldom in use, most fitting first. The last is for benchmarks of network gear (RFC 2544).
 fn default_ranges() -> Vec<Ipv4Net> {
     [(10, 119), (172, 29), (100, 119), (198, 19)]
@@ -205,6 +222,19 @@ mod tests {
         ] {
             assert!(text.parse::<SlotName>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_data_directory_keeps_its_prefix_when_it_is_made() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let link = temporary.path().join("link");
+        std::os::unix::fs::symlink(temporary.path(), &link).expect("a link");
+        let data_dir = link.join("data");
+        let before = Prefix::for_data_dir(&data_dir);
+        std::fs::create_dir(&data_dir).expect("a directory");
+
+        assert_eq!(Prefix::for_data_dir(&data_dir), before);
+        assert_eq!(Prefix::for_data_dir(&temporary.path().join("data")), before);
     }
 
     #[test]

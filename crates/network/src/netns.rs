@@ -85,6 +85,9 @@ pub(crate) fn current() -> Result<OwnedFd> {
 }
 
 /// Takes the mount and the file away; the namespace ends when nothing else is in it. Does nothing if nothing is there.
+///
+/// Engines start processes in private mount namespaces, with copies of all mounts. To remove the file is what takes the
+/// handle out of those: the kernel detaches a mount from a file that is removed, wherever it is mounted.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", path.display()), e);
     match umount2(path, MntFlags::MNT_DETACH) {
@@ -99,45 +102,16 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the directory for handles: a mount of its own with shared propagation.
-///
-/// Engines start processes in private mount namespaces, which copy every mount they find. Without propagation such a
-/// copy would keep a removed slot's namespace alive as long as the process lives.
+/// Makes the directory for handles.
 pub(crate) fn prepare_dir(dir: &Path) -> Result<()> {
-    let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", dir.display()), e);
-    fs::create_dir_all(dir).map_err(|e| failed("create", e))?;
-    if !is_mount_point(dir)? {
-        mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| failed("bind-mount", e.into()))?;
-    }
-    mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(|e| failed("share the mount", e.into()))
+    fs::create_dir_all(dir).map_err(|e| NetworkError::system(format!("create {}", dir.display()), e))
 }
 
-/// Undoes [`prepare_dir`], unless another daemon has handles there.
+/// Removes the directory for handles, unless another daemon has handles there.
 pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
-    let failed = |what: &str, e: io::Error| NetworkError::system(format!("{what} {}", dir.display()), e);
-    match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => {}
-        Ok(false) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed("list", e)),
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        Err(e) => Err(NetworkError::system(format!("remove {}", dir.display()), e)),
     }
-    match umount2(dir, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::EINVAL) => {}
-        Err(e) => return Err(failed("unmount", e.into())),
-    }
-    fs::remove_dir(dir).map_err(|e| failed("remove", e))
-}
-
-fn is_mount_point(dir: &Path) -> Result<bool> {
-    let list = "/proc/self/mountinfo";
-    let mounts = fs::read_to_string(list).map_err(|e| NetworkError::system(format!("read {list}"), e))?;
-    let real = fs::canonicalize(dir).map_err(|e| NetworkError::system(format!("resolve {}", dir.display()), e))?;
-    // The fifth field is the mount point, with white space written as an octal escape.
-    let escaped = real
-        .to_string_lossy()
-        .replace('\\', "\\134")
-        .replace(' ', "\\040")
-        .replace('\t', "\\011")
-        .replace('\n', "\\012");
-    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(escaped.as_str())))
 }

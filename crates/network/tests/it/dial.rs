@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use dormouse_network::{SANDBOX_ADDRESS, Slot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Internet, PUBLIC, inside, listen, on_host, refused};
+use crate::support::{Internet, PUBLIC, inside, listen, on_host, refused, run};
 
 /// The router's address on its uplink.
 fn uplink_address(slot: &Slot) -> SocketAddr {
@@ -72,6 +72,8 @@ fn the_host_itself_reaches_no_port_of_the_sandbox() {
         let here = "/proc/thread-self/ns/net".as_ref();
         let inner = SocketAddr::from((SANDBOX_ADDRESS, address.port()));
         let outer = SocketAddr::new(uplink_address(&slot).ip(), address.port());
+        // Even if somebody shows the host the way in.
+        run("ip", &format!("route add 169.254.77.0/30 via {}", outer.ip()));
 
         assert!(refused(here, inner));
         assert!(refused(here, outer));

@@ -192,7 +192,9 @@ fn a_closed_pool_keeps_taken_slots_only() {
 #[test]
 fn two_daemons_do_not_disturb_each_other() {
     on_host(async |host| {
-        let one = host.open(host.config("one")).await;
+        let mut config = host.config("one");
+        config.ready = 0;
+        let one = host.open(config).await;
         let ours = one.take().await.expect("a slot");
         let before = host.traces();
         let two = host.open(host.config("two")).await;
