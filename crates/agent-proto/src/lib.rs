@@ -43,3 +43,13 @@ pub const AGENT_PORT: u16 = 49983;
 pub mod rpc {
     connectrpc::include_generated!("agent.rs");
 }
+
+/// The alternatives inside the messages of [`rpc`], under names of their own.
+pub mod oneof {
+    pub use crate::rpc::filesystem::__buffa::oneof::watch_dir_response::Event as WatchDirEvent;
+    pub use crate::rpc::process::__buffa::oneof::process_event::Event as ProcessEventKind;
+    pub use crate::rpc::process::__buffa::oneof::process_event::data_event::Output;
+    pub use crate::rpc::process::__buffa::oneof::process_input::Input;
+    pub use crate::rpc::process::__buffa::oneof::process_selector::Selector;
+    pub use crate::rpc::process::__buffa::oneof::stream_input_request::Event as StreamInputKind;
+}

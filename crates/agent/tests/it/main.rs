@@ -1,0 +1,5 @@
+//! Runs the real agent as a child process and talks to it as clients do.
+
+mod support;
+
+mod access;
