@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, Transaction};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use uuid::Uuid;
 
 use crate::StoreError;
@@ -23,9 +23,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that read while another one writes.
 const READERS: u32 = 4;
 
+/// The statements of one transaction.
+pub(crate) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
+
 /// The database. Cheap to clone; one writer at a time, many readers.
 ///
-/// Every method that writes has the change on stable storage when it returns. A dropped future either did all of its change or none.
+/// Every method that writes has the change on stable storage when it returns. Dropping its future does not stop a write that has begun;
+/// it is done as a whole or not at all.
 #[derive(Clone, Debug)]
 pub struct Store {
     writer: SqlitePool,
@@ -87,12 +91,25 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// A transaction that holds the write lock from its beginning, so that what it reads cannot change before it writes.
-    pub(crate) async fn write(&self, what: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(|source| StoreError::Query { what, source })
+    /// Runs `work` in a transaction that holds the write lock from its beginning, so that what it reads cannot change before it writes.
+    ///
+    /// It runs as a task of its own: sqlx leaves a transaction open for ever when the future that begins it is dropped at the wrong
+    /// moment, and every later write on the connection would be part of it, never committed.
+    pub(crate) async fn write<T, F>(&self, what: &'static str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, T> + Send + 'static,
+    {
+        let writer = self.writer.clone();
+        let failed = move |source| StoreError::Query { what, source };
+        let task = tokio::spawn(async move {
+            let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+            let done = work(&mut transaction).await?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(done)
+        });
+        // It fails only by a panic, or when the runtime ends.
+        task.await.unwrap_or_else(|error| Err(failed(sqlx::Error::Io(error.into()))))
     }
 
     /// Where single statements read.

@@ -1,8 +1,8 @@
 //! Lifecycle events: an append-only log, pruned by age.
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, Transaction};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{QueryBuilder, Sqlite};
 
 use crate::row::{self, Row};
 use crate::{Event, EventKind, SandboxId, Store, StoreError, TeamId};
@@ -67,23 +67,23 @@ impl Store {
 
     /// Forgets the events before a moment; says how many there were.
     pub async fn prune_events(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "prune events",
-            source,
-        };
-        let mut transaction = self.write("prune events").await?;
-        let done = sqlx::query("DELETE FROM events WHERE at < ?")
-            .bind(row::time(before))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(done.rows_affected())
+        let what = "prune events";
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM events WHERE at < ?")
+                    .bind(row::time(before))
+                    .execute(connection)
+                    .await
+                    .map(|done| done.rows_affected())
+                    .map_err(|source| StoreError::Query { what, source })
+            })
+        })
+        .await
     }
 }
 
 /// Appends events within the transaction that makes them true.
-pub(crate) async fn insert(transaction: &mut Transaction<'_, Sqlite>, events: &[Event]) -> Result<(), StoreError> {
+pub(crate) async fn insert(connection: &mut SqliteConnection, events: &[Event]) -> Result<(), StoreError> {
     for event in events {
         sqlx::query("INSERT INTO events (id, kind, at, sandbox, team, template, build, data) VALUES (?,?,?,?,?,?,?,?)")
             .bind(event.id.to_string())
@@ -94,7 +94,7 @@ pub(crate) async fn insert(transaction: &mut Transaction<'_, Sqlite>, events: &[
             .bind(event.template.as_str())
             .bind(event.build.to_string())
             .bind(row::json("event", &event.id, &event.data)?)
-            .execute(&mut **transaction)
+            .execute(&mut *connection)
             .await
             .map_err(|source| StoreError::Query {
                 what: "write an event",

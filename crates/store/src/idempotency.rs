@@ -52,88 +52,94 @@ impl Store {
         now: Timestamp,
     ) -> Result<Idempotency, StoreError> {
         let what = "take an idempotency key";
-        let failed = |source| StoreError::Query { what, source };
-        let mut transaction = self.write(what).await?;
-        sqlx::query("DELETE FROM idempotency WHERE started_at < ?")
-            .bind(row::time(now.saturating_sub(KEPT).unwrap_or(Timestamp::MIN)))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        let inserted = sqlx::query(
-            "INSERT INTO idempotency (team, key, request, daemon, started_at) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
-        )
-        .bind(team.to_string())
-        .bind(key)
-        .bind(request)
-        .bind(self.daemon.to_string())
-        .bind(row::time(now))
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
-        let known = if inserted.rows_affected() == 1 {
-            Idempotency::New
-        } else {
-            let found = sqlx::query("SELECT key, request, daemon, status, body FROM idempotency WHERE team = ? AND key = ?")
-                .bind(team.to_string())
-                .bind(key)
-                .fetch_one(&mut *transaction)
+        let (daemon, team, key, request) = (self.daemon.to_string(), team.to_string(), key.to_owned(), request.to_vec());
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                let failed = |source| StoreError::Query { what, source };
+                sqlx::query("DELETE FROM idempotency WHERE started_at < ?")
+                    .bind(row::time(now.saturating_sub(KEPT).unwrap_or(Timestamp::MIN)))
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(failed)?;
+                let inserted = sqlx::query(
+                    "INSERT INTO idempotency (team, key, request, daemon, started_at) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+                )
+                .bind(&team)
+                .bind(&key)
+                .bind(&request)
+                .bind(&daemon)
+                .bind(row::time(now))
+                .execute(&mut *connection)
                 .await
                 .map_err(failed)?;
-            self.judge(&Row::new(&found, "idempotency key", "key"), request)?
-        };
-        transaction.commit().await.map_err(failed)?;
-        Ok(known)
-    }
-
-    fn judge(&self, row: &Row<'_>, request: &[u8]) -> Result<Idempotency, StoreError> {
-        if row.get::<Vec<u8>>("request")? != request {
-            return Ok(Idempotency::Mismatch);
-        }
-        if row.get::<Option<i64>>("status")?.is_some() {
-            return Ok(Idempotency::Replay {
-                status: row.number("status")?,
-                body: row.get::<Option<Vec<u8>>>("body")?.unwrap_or_default(),
-            });
-        }
-        if row.get::<String>("daemon")? == self.daemon.to_string() {
-            Ok(Idempotency::InProgress)
-        } else {
-            Ok(Idempotency::OutcomeUnknown)
-        }
+                if inserted.rows_affected() == 1 {
+                    return Ok(Idempotency::New);
+                }
+                let found = sqlx::query("SELECT key, request, daemon, status, body FROM idempotency WHERE team = ? AND key = ?")
+                    .bind(team)
+                    .bind(key)
+                    .fetch_one(connection)
+                    .await
+                    .map_err(failed)?;
+                judge(&Row::new(&found, "idempotency key", "key"), &request, &daemon)
+            })
+        })
+        .await
     }
 
     /// Keeps the answer for requests that repeat.
     pub async fn finish_idempotent(&self, team: TeamId, key: &str, status: u16, body: &[u8]) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "keep an answer",
-            source,
-        };
-        let mut transaction = self.write("keep an answer").await?;
-        sqlx::query("UPDATE idempotency SET status = ?, body = ? WHERE team = ? AND key = ?")
-            .bind(status)
-            .bind(body)
-            .bind(team.to_string())
-            .bind(key)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        let what = "keep an answer";
+        let (key, body) = (key.to_owned(), body.to_vec());
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE idempotency SET status = ?, body = ? WHERE team = ? AND key = ?")
+                    .bind(status)
+                    .bind(body)
+                    .bind(team.to_string())
+                    .bind(key)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+                    .map_err(|source| StoreError::Query { what, source })
+            })
+        })
+        .await
     }
 
     /// Gives an idempotency key back: the work failed and left nothing, so a repeated request may try again.
     pub async fn forget_idempotent(&self, team: TeamId, key: &str) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "give an idempotency key back",
-            source,
-        };
-        let mut transaction = self.write("give an idempotency key back").await?;
-        sqlx::query("DELETE FROM idempotency WHERE team = ? AND key = ? AND status IS NULL")
-            .bind(team.to_string())
-            .bind(key)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        let what = "give an idempotency key back";
+        let key = key.to_owned();
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM idempotency WHERE team = ? AND key = ? AND status IS NULL")
+                    .bind(team.to_string())
+                    .bind(key)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+                    .map_err(|source| StoreError::Query { what, source })
+            })
+        })
+        .await
+    }
+}
+
+fn judge(row: &Row<'_>, request: &[u8], daemon: &str) -> Result<Idempotency, StoreError> {
+    if row.get::<Vec<u8>>("request")? != request {
+        return Ok(Idempotency::Mismatch);
+    }
+    if row.get::<Option<i64>>("status")?.is_some() {
+        return Ok(Idempotency::Replay {
+            status: row.number("status")?,
+            body: row.get::<Option<Vec<u8>>>("body")?.unwrap_or_default(),
+        });
+    }
+    if row.get::<&str>("daemon")? == daemon {
+        Ok(Idempotency::InProgress)
+    } else {
+        Ok(Idempotency::OutcomeUnknown)
     }
 }
 

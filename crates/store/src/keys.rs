@@ -8,21 +8,23 @@ use crate::{KeyRecord, Store, StoreError, TeamId};
 impl Store {
     /// Writes a key, or changes what is known of it.
     pub async fn save_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "save a key",
-            source,
-        };
-        let mut transaction = self.write("save a key").await?;
-        sqlx::query("INSERT OR REPLACE INTO keys (hash, name, team, max_run_ns, created_at) VALUES (?,?,?,?,?)")
-            .bind(&key.hash)
-            .bind(&key.name)
-            .bind(key.team.to_string())
-            .bind(row::nanos(key.max_run))
-            .bind(row::time(key.created_at))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        let what = "save a key";
+        let key = key.clone();
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                sqlx::query("INSERT OR REPLACE INTO keys (hash, name, team, max_run_ns, created_at) VALUES (?,?,?,?,?)")
+                    .bind(&key.hash)
+                    .bind(&key.name)
+                    .bind(key.team.to_string())
+                    .bind(row::nanos(key.max_run))
+                    .bind(row::time(key.created_at))
+                    .execute(connection)
+                    .await
+                    .map(drop)
+                    .map_err(|source| StoreError::Query { what, source })
+            })
+        })
+        .await
     }
 
     /// The key with this hash.
@@ -57,18 +59,19 @@ impl Store {
 
     /// Forgets a key; says whether there was one.
     pub async fn delete_key(&self, hash: &str) -> Result<bool, StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "delete a key",
-            source,
-        };
-        let mut transaction = self.write("delete a key").await?;
-        let done = sqlx::query("DELETE FROM keys WHERE hash = ?")
-            .bind(hash)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(done.rows_affected() > 0)
+        let what = "delete a key";
+        let hash = hash.to_owned();
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM keys WHERE hash = ?")
+                    .bind(hash)
+                    .execute(connection)
+                    .await
+                    .map(|done| done.rows_affected() > 0)
+                    .map_err(|source| StoreError::Query { what, source })
+            })
+        })
+        .await
     }
 }
 

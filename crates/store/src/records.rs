@@ -68,6 +68,9 @@ pub struct NetworkConfig {
     /// The `Host` header that services inside see; `${PORT}` stands for the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_request_host: Option<String>,
+    /// Resolvers of domains in `allow_out`. Without such domains they have no effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
 }
 
 /// A sandbox.

@@ -1,8 +1,7 @@
 //! Sandboxes, each written together with the events that tell of the change.
 
 use dormouse_engine::Resources;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::row::{self, Row};
 use crate::{Event, SandboxId, SandboxRecord, Store, StoreError, events};
@@ -10,30 +9,33 @@ use crate::{Event, SandboxId, SandboxRecord, Store, StoreError, events};
 impl Store {
     /// Writes a sandbox (new or changed), with the events that tell of the change, in one transaction. On return it is on disk.
     pub async fn save(&self, sandbox: &SandboxRecord, events: &[Event]) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "save a sandbox",
-            source,
-        };
-        let mut transaction = self.write("save a sandbox").await?;
-        upsert(&mut transaction, sandbox).await?;
-        events::insert(&mut transaction, events).await?;
-        transaction.commit().await.map_err(failed)
+        let (sandbox, events) = (sandbox.clone(), events.to_vec());
+        self.write("save a sandbox", move |connection| {
+            Box::pin(async move {
+                upsert(connection, &sandbox).await?;
+                events::insert(connection, &events).await
+            })
+        })
+        .await
     }
 
     /// Removes a sandbox, with the events that tell of it. Removing an unknown one only writes the events.
     pub async fn remove(&self, sandbox: &SandboxId, events: &[Event]) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Query {
-            what: "remove a sandbox",
-            source,
-        };
-        let mut transaction = self.write("remove a sandbox").await?;
-        sqlx::query("DELETE FROM sandboxes WHERE id = ?")
-            .bind(sandbox.as_str())
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        events::insert(&mut transaction, events).await?;
-        transaction.commit().await.map_err(failed)
+        let (sandbox, events) = (sandbox.clone(), events.to_vec());
+        self.write("remove a sandbox", move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM sandboxes WHERE id = ?")
+                    .bind(sandbox.as_str())
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|source| StoreError::Query {
+                        what: "remove a sandbox",
+                        source,
+                    })?;
+                events::insert(connection, &events).await
+            })
+        })
+        .await
     }
 
     /// Every sandbox; read once at start.
@@ -51,7 +53,7 @@ impl Store {
     }
 }
 
-async fn upsert(transaction: &mut Transaction<'_, Sqlite>, sandbox: &SandboxRecord) -> Result<(), StoreError> {
+async fn upsert(connection: &mut SqliteConnection, sandbox: &SandboxRecord) -> Result<(), StoreError> {
     let network = match &sandbox.network {
         None => None,
         Some(network) => Some(row::json("sandbox", &sandbox.id, network)?),
@@ -89,7 +91,7 @@ async fn upsert(transaction: &mut Transaction<'_, Sqlite>, sandbox: &SandboxReco
     .bind(sandbox.resources.memory_mib)
     .bind(sandbox.resources.disk_mib)
     .bind(sandbox.resources.pids)
-    .execute(&mut **transaction)
+    .execute(connection)
     .await
     .map_err(|source| StoreError::Query {
         what: "save a sandbox",

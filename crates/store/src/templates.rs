@@ -1,7 +1,6 @@
 //! Templates with their names, builds and tags.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, Transaction};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::row::{self, Row};
 use crate::sandboxes::resources;
@@ -27,18 +26,23 @@ impl Store {
     /// The template's names become those given. A name that another template of the team has moves to this one.
     pub async fn save_build(&self, template: &TemplateRecord, build: &BuildRecord, tag: &str) -> Result<(), StoreError> {
         let what = "save a template's build";
-        let failed = |source| StoreError::Query { what, source };
-        let mut transaction = self.write(what).await?;
-        upsert_template(&mut transaction, template).await.map_err(failed)?;
-        insert_build(&mut transaction, build).await?;
-        sqlx::query("INSERT OR REPLACE INTO tags (template, tag, build) VALUES (?,?,?)")
-            .bind(template.id.as_str())
-            .bind(tag)
-            .bind(build.id.to_string())
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        let (template, build, tag) = (template.clone(), build.clone(), tag.to_owned());
+        self.write(what, move |connection| {
+            Box::pin(async move {
+                let failed = |source| StoreError::Query { what, source };
+                upsert_template(connection, &template).await.map_err(failed)?;
+                insert_build(connection, &build).await?;
+                sqlx::query("INSERT OR REPLACE INTO tags (template, tag, build) VALUES (?,?,?)")
+                    .bind(template.id.as_str())
+                    .bind(tag)
+                    .bind(build.id.to_string())
+                    .execute(connection)
+                    .await
+                    .map(drop)
+                    .map_err(failed)
+            })
+        })
+        .await
     }
 
     /// The template that a reference names for a team: by id, by alias of its own, by public alias (contract 4.1).
@@ -172,7 +176,7 @@ impl Store {
     }
 }
 
-async fn upsert_template(transaction: &mut Transaction<'_, Sqlite>, template: &TemplateRecord) -> Result<(), sqlx::Error> {
+async fn upsert_template(connection: &mut SqliteConnection, template: &TemplateRecord) -> Result<(), sqlx::Error> {
     // Not REPLACE: that would delete the builds and tags that refer to the row.
     sqlx::query(
         "INSERT INTO templates (id, team, public, created_at) VALUES (?,?,?,?)
@@ -182,11 +186,11 @@ async fn upsert_template(transaction: &mut Transaction<'_, Sqlite>, template: &T
     .bind(template.team.to_string())
     .bind(template.public)
     .bind(row::time(template.created_at))
-    .execute(&mut **transaction)
+    .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM aliases WHERE template = ?")
         .bind(template.id.as_str())
-        .execute(&mut **transaction)
+        .execute(&mut *connection)
         .await?;
     for (position, alias) in (0_i64..).zip(&template.aliases) {
         sqlx::query("INSERT OR REPLACE INTO aliases (team, alias, template, position) VALUES (?,?,?,?)")
@@ -194,13 +198,13 @@ async fn upsert_template(transaction: &mut Transaction<'_, Sqlite>, template: &T
             .bind(alias)
             .bind(template.id.as_str())
             .bind(position)
-            .execute(&mut **transaction)
+            .execute(&mut *connection)
             .await?;
     }
     Ok(())
 }
 
-async fn insert_build(transaction: &mut Transaction<'_, Sqlite>, build: &BuildRecord) -> Result<(), StoreError> {
+async fn insert_build(connection: &mut SqliteConnection, build: &BuildRecord) -> Result<(), StoreError> {
     let root = build.root.to_str().ok_or_else(|| StoreError::Unstorable {
         what: "build",
         id: build.id.to_string(),
@@ -224,7 +228,7 @@ async fn insert_build(transaction: &mut Transaction<'_, Sqlite>, build: &BuildRe
     .bind(&build.default_user)
     .bind(build.default_workdir.as_deref())
     .bind(row::time(build.created_at))
-    .execute(&mut **transaction)
+    .execute(&mut *connection)
     .await
     .map_err(|source| StoreError::Query {
         what: "save a build",

@@ -147,16 +147,21 @@ async fn many_writers_at_once_all_succeed() {
     assert_eq!(store.sandboxes().await.unwrap().len(), 50);
 }
 
-#[tokio::test]
+/// A dropped future once left its transaction open, and every later write was part of it.
+#[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_write_does_not_hold_the_lock() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("dormouse.db")).await.unwrap();
-    for _ in 0..20 {
+    let path = directory.path().join("dormouse.db");
+    let store = Store::open(&path).await.unwrap();
+    for micros in 0..300 {
         let sandbox = samples::sandbox();
         let save = store.save(&sandbox, &[]);
-        drop(tokio::time::timeout(std::time::Duration::from_micros(300), save).await);
+        drop(tokio::time::timeout(std::time::Duration::from_micros(micros * 5), save).await);
     }
     let sandbox = samples::sandbox();
     store.save(&sandbox, &[]).await.unwrap();
     assert!(store.sandboxes().await.unwrap().contains(&sandbox));
+    let other = Store::open(&path).await.unwrap();
+    other.save(&samples::sandbox(), &[]).await.unwrap();
+    assert!(other.sandboxes().await.unwrap().contains(&sandbox));
 }

@@ -37,6 +37,7 @@ fn network() -> impl Strategy<Value = NetworkConfig> {
                 allow_out,
                 deny_out,
                 mask_request_host,
+                dns_servers: Some(vec!["9.9.9.9".to_owned()]),
             },
         )
 }
