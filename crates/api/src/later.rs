@@ -1,0 +1,73 @@
+//! Routes of the contract that Dormouse does not serve yet. They say so with a 501: a 404 would make an SDK tell its user that the
+//! sandbox is gone, and a 2xx would be a lie.
+
+use axum::Router;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::state::ApiState;
+
+const ANY: MethodFilter = MethodFilter::GET
+    .or(MethodFilter::POST)
+    .or(MethodFilter::PUT)
+    .or(MethodFilter::PATCH)
+    .or(MethodFilter::DELETE);
+
+/// Path, methods, and what is missing.
+const ROUTES: &[(&str, MethodFilter, &str)] = &[
+    ("/sandboxes/metrics", MethodFilter::GET, "Sandbox metrics"),
+    ("/sandboxes/{id}/metrics", MethodFilter::GET, "Sandbox metrics"),
+    ("/sandboxes/{id}/fork", MethodFilter::POST, "Fork"),
+    ("/sandboxes/{id}/snapshots", MethodFilter::POST, "Snapshots"),
+    (
+        "/sandboxes/{id}/network",
+        MethodFilter::PUT,
+        "Changing the network settings of a sandbox",
+    ),
+    ("/v2/sandboxes/{id}/logs", MethodFilter::GET, "Filtered sandbox logs"),
+    ("/snapshots", MethodFilter::GET, "Snapshots"),
+    ("/v3/templates", MethodFilter::POST, "Building templates"),
+    ("/templates/{id}/files/{hash}", MethodFilter::GET, "Building templates"),
+    ("/v2/templates/{id}/builds/{build}", MethodFilter::POST, "Building templates"),
+    (
+        "/templates/{id}/builds/{build}/status",
+        MethodFilter::GET,
+        "Building templates",
+    ),
+    ("/templates/{id}/builds/{build}/logs", MethodFilter::GET, "Building templates"),
+    (
+        "/templates/tags",
+        MethodFilter::POST.or(MethodFilter::DELETE),
+        "Template tags",
+    ),
+    ("/templates/{id}/tags", MethodFilter::GET, "Template tags"),
+    (
+        "/templates/{id}",
+        MethodFilter::GET.or(MethodFilter::PATCH).or(MethodFilter::DELETE),
+        "Managing templates",
+    ),
+    ("/v2/templates/{id}", MethodFilter::PATCH, "Managing templates"),
+    ("/volumes", ANY, "Volumes"),
+    ("/volumes/{id}", ANY, "Volumes"),
+    ("/secrets", ANY, "Secrets"),
+    ("/secrets/{id}", ANY, "Secrets"),
+    ("/teams/{id}/metrics", MethodFilter::GET, "Team metrics"),
+    ("/teams/{id}/metrics/max", MethodFilter::GET, "Team metrics"),
+    ("/api-keys", ANY, "Managing API keys over the API"),
+    ("/api-keys/{id}", ANY, "Managing API keys over the API"),
+    ("/events/sandboxes", MethodFilter::GET, "Events"),
+    ("/events/sandboxes/{id}", MethodFilter::GET, "Events"),
+    ("/events/webhooks", ANY, "Webhooks"),
+    ("/events/webhooks/{id}", ANY, "Webhooks"),
+];
+
+pub(crate) fn routes() -> Router<ApiState> {
+    ROUTES.iter().fold(Router::new(), |router, &(path, methods, what)| {
+        router.route(path, refuse(methods, what))
+    })
+}
+
+fn refuse(methods: MethodFilter, what: &'static str) -> MethodRouter<ApiState> {
+    on(methods, async move |_: Caller| ApiError::not_implemented(what))
+}
