@@ -25,6 +25,7 @@ pub(crate) fn demo() -> Result<()> {
         .limit(Duration::from_secs(180))
         .outcome()?;
     server.stop()?;
+    server::forget(&data)?;
 
     println!("\nclients: {}", clients.versions().trim().replace('\n', ", "));
     println!("set-up of the data directory: {:.1} s", setup.as_secs_f64());

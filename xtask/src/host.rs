@@ -13,6 +13,7 @@ use crate::run::Step;
 const PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "makes the base template"),
     ("debian-archive-keyring", "signs the base template's packages"),
+    ("erofs-utils", "packs the base template for the gVisor engine"),
     ("nftables", "the sandboxes' firewall"),
     ("iproute2", "looks at network namespaces in tests"),
     ("runsc", "the gVisor engine"),

@@ -31,7 +31,6 @@ pub(crate) enum Profile {
 /// A running server; stopped when dropped.
 pub(crate) struct Server {
     child: Child,
-    data: PathBuf,
     ready: Ready,
 }
 
@@ -99,11 +98,7 @@ impl Server {
             }
         };
         println!("    it answers at {}", ready.url);
-        let server = Server {
-            child,
-            data: data.to_owned(),
-            ready,
-        };
+        let server = Server { child, ready };
         // What an interrupted run left behind.
         server.kill_sandboxes()?;
         Ok(server)
@@ -169,7 +164,7 @@ impl Server {
         }
     }
 
-    /// Ends the sandboxes and the server, and forgets all but the templates.
+    /// Ends the sandboxes and the server.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.kill_sandboxes()?;
         let id = i32::try_from(self.child.id())?;
@@ -185,20 +180,36 @@ impl Server {
         if !status.success() {
             bail!("the server ended with {status}");
         }
-        for entry in fs::read_dir(&self.data)? {
-            let path = entry?.path();
-            if path.ends_with("templates") {
-                continue;
-            }
-            if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            }
-            .with_context(|| format!("could not remove `{}`", path.display()))?;
-        }
         Ok(())
     }
+}
+
+/// Makes the next run start afresh: forgets all but the newest build of the base template, which takes minutes to make.
+pub(crate) fn forget(data: &Path) -> Result<()> {
+    for path in entries(data)? {
+        if !path.ends_with("templates") {
+            remove(&path)?;
+        }
+    }
+    // An agent under development makes a build at each run.
+    let mut builds = entries(&data.join("templates/base"))?;
+    builds.sort_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok());
+    builds.pop();
+    builds.iter().try_for_each(|build| remove(build))
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listed = fs::read_dir(directory).with_context(|| format!("could not list `{}`", directory.display()))?;
+    listed.map(|entry| Ok(entry?.path())).collect()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    removed.with_context(|| format!("could not remove `{}`", path.display()))
 }
 
 impl Drop for Server {

@@ -127,7 +127,8 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
     let server = Server::start(&program, &data, &[("DORMOUSE_LIGHT_SLEEP_MEMORY_MIB", "0")])?;
     let deep = pytest(clients, &server, WAKE_TESTS, options.filter.as_deref())?;
     report.tests("e2e Python, deep sleep", &deep, tests_count::of_pytest(&deep.output));
-    server.stop()
+    server.stop()?;
+    server::forget(&data)
 }
 
 fn pytest(clients: &Clients, server: &Server, tests: &str, filter: Option<&str>) -> Result<Outcome> {
