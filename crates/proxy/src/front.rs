@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
 
 use crate::body::boxed;
-use crate::{Backend, Body, BoxError, FrontConfig};
+use crate::forward::Forwarder;
+use crate::routing::Way;
+use crate::{Backend, Body, BoxError, FrontConfig, errors, preflight, routing};
 
 /// Answers every request that comes in, by handing it to the API or by carrying it to a sandbox. Cheap to clone.
 ///
@@ -27,6 +29,7 @@ pub struct Front {
 
 struct Shared {
     config: FrontConfig,
+    forwarder: Forwarder,
     api: BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>,
 }
 
@@ -47,10 +50,10 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let _ = backend;
+        let forwarder = Forwarder::new(backend, &config);
         let api = BoxCloneSyncService::new(api.map_response(|response: Response<B>| response.map(boxed)));
         Self {
-            shared: Arc::new(Shared { config, api }),
+            shared: Arc::new(Shared { config, forwarder, api }),
         }
     }
 
@@ -62,9 +65,20 @@ impl Front {
 
     /// Answers one request.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.shared.api.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let Shared { config, forwarder, api } = self.shared.as_ref();
+        if request.method() == Method::CONNECT {
+            return errors::no_connect();
+        }
+        match routing::way(&request, &config.domains) {
+            Ok(Way::Sandbox(target)) => match preflight::answer(&target, &request) {
+                Some(answer) => answer,
+                None => forwarder.forward(config, &target, request).await,
+            },
+            Ok(Way::Api) => match api.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            Err(error) => errors::unroutable(error),
         }
     }
 }

@@ -7,7 +7,8 @@
 //! - `forward` sends one request: dial or reuse (`dial`, `pool`), headers (`headers`), the two bodies (`payload`, `relay`), and
 //!   connections that change protocol (`upgrade`).
 //! - `envelope` finds the places where a Connect stream may be ended politely when its sandbox goes away.
-//! - `errors` and `pages` are everything the proxy says itself.
+//! - `watch` tells slow and idle clients from busy ones.
+//! - `preflight`, `errors` and `pages` are everything the proxy says itself.
 //!
 //! # What always holds
 //!
@@ -19,8 +20,24 @@
 mod backend;
 mod body;
 mod config;
+mod dial;
+mod envelope;
+mod errors;
+mod forward;
 mod front;
+mod headers;
+mod host;
+mod limit;
+mod pages;
+mod payload;
+mod pool;
+mod preflight;
+mod relay;
+mod reserved;
+mod routing;
 mod serve;
+mod upgrade;
+mod watch;
 
 pub use self::backend::Backend;
 pub use self::body::{Body, BoxError};
