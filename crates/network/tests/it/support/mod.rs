@@ -115,10 +115,17 @@ impl TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
-        // Innermost first.
-        for mount in mounts_below(self.dir.path()).iter().rev() {
-            let _ = umount2(mount, MntFlags::MNT_DETACH);
+        // A slot may be under way that nobody waits for. Once the directory is gone, no handle can be made any more.
+        let handles = self.run_dir().join("netns");
+        for _ in 0..1000 {
+            for mount in mounts_below(self.dir.path()) {
+                let _ = umount2(&mount, MntFlags::MNT_DETACH);
+            }
+            if !handles.exists() || fs::remove_dir_all(&handles).is_ok() {
+                return;
+            }
         }
+        eprintln!("{} could not be cleaned up", handles.display());
     }
 }
 
