@@ -167,7 +167,7 @@ def test_killed_sandbox_is_502_at_once(make, ports):
     assert ports(sandbox, 49983, path="/health").status_code == 502
 
 
-def test_health_never_wakes_and_knows_the_state(make, ports):
+def test_health_knows_the_state(make, ports):
     sandbox = make()
     assert ports(sandbox, 49983, path="/health").status_code == 204
     sandbox.pause()

@@ -61,7 +61,8 @@ def test_time_does_not_pass_for_a_sleeping_program(awake):
 
 def test_files_in_memory_and_on_disk_are_kept(make):
     sandbox = make()
-    sandbox.commands.run("echo disk > ~/f; echo shm > /dev/shm/f; echo tmp > /tmp/f; sudo sh -c 'echo etc > /etc/f'; rm ~/.profile")
+    sandbox.commands.run("echo disk > ~/f; echo shm > /dev/shm/f; echo tmp > /tmp/f; rm ~/.profile")
+    sandbox.commands.run("echo etc > /etc/f", user="root")
     sandbox.pause()
     sandbox.connect()
     assert sandbox.commands.run("cat ~/f /dev/shm/f /tmp/f /etc/f; test -e ~/.profile || echo removed").stdout.split() == [
@@ -71,7 +72,7 @@ def test_files_in_memory_and_on_disk_are_kept(make):
 
 def test_mounted_tmpfs_is_kept(make):
     sandbox = make()
-    sandbox.commands.run("sudo mkdir /mnt/t && sudo mount -t tmpfs none /mnt/t && sudo sh -c 'echo x > /mnt/t/f'")
+    sandbox.commands.run("mkdir /mnt/t && mount -t tmpfs none /mnt/t && echo x > /mnt/t/f", user="root")
     sandbox.pause()
     sandbox.connect()
     assert sandbox.commands.run("cat /mnt/t/f").stdout == "x\n"
@@ -88,9 +89,9 @@ def test_background_command_goes_on_and_can_be_listened_to(make):
     assert again.wait().stdout == "got it\n"
 
 
-def test_shell_jobs_and_pipes_are_kept(make):
+def test_pipeline_that_waits_goes_on(make):
     sandbox = make()
-    sandbox.commands.run("mkfifo /tmp/in; (cat /tmp/in | tr a-z A-Z > /tmp/out) > /dev/null 2>&1 & exec 9<> /tmp/in; sleep 0.2", timeout=30)
+    sandbox.commands.run("mkfifo /tmp/in; (cat /tmp/in | tr a-z A-Z > /tmp/out) > /dev/null 2>&1 &")
     sandbox.pause()
     sandbox.connect()
     sandbox.commands.run("echo hello > /tmp/in")

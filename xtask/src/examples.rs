@@ -1,6 +1,7 @@
 //! Runs the examples of `examples/seeds` as a user would and checks what they print and leave behind.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,6 +41,9 @@ const EXAMPLES: &[(&str, &[&str], Check)] = &[
 
 /// Enough for `pip install` inside a sandbox.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// The example gives its server one second to start, which a busy machine does not always keep.
+const PAGE_LIMIT: Duration = Duration::from_secs(15);
 
 /// What must be true after an example ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,9 +128,15 @@ fn run(server: &Server, title: &str, program: &PathBuf, file: &PathBuf, lines: &
     Ok(outcome.took)
 }
 
+/// Views the page as a visitor would, who tries again while the program is still starting.
 fn view_page(server: &Server, id: &str) -> Result<()> {
     let started = Instant::now();
-    let page = server.page(id, 3000).context("the preview could not be fetched")?;
+    let page = loop {
+        match server.page(id, 3000) {
+            Err(_) if started.elapsed() < PAGE_LIMIT => thread::sleep(Duration::from_millis(100)),
+            answer => break answer.context("the preview could not be fetched")?,
+        }
+    };
     ensure!(page == "Hello, World!", "the preview shows `{page}`");
     println!("    the preview woke it and answered in {} ms", started.elapsed().as_millis());
     let state = server.sandbox(id)?["state"].clone();
