@@ -8,10 +8,11 @@ use dormouse_engine::{ConnectError, Connection, Engine, EngineError, InstanceId,
 use dormouse_layers::SnapshotStore;
 use dormouse_store::{BuildRecord, SandboxId, Store, TeamId};
 
-use crate::driver::{Command, Handle};
+use crate::driver::{Command, Handle, View};
 use crate::node::Node;
 use crate::{
-    Connected, ControlError, ListFilter, NewSandbox, Owner, Route, RouteError, Sandbox, Visitor, create, pool, recover, route,
+    Connected, ControlError, ListFilter, NewSandbox, Owner, Route, RouteError, Sandbox, Visitor, bake, create, pool, recover,
+    route,
 };
 
 /// Limits and budgets.
@@ -59,7 +60,11 @@ impl Control {
         snapshots: SnapshotStore,
     ) -> Result<Arc<Self>, ControlError> {
         let node = Arc::new(Node::new(config, engine, store, snapshots));
-        recover::recover(&node).await?;
+        if let Err(error) = recover::recover(&node).await {
+            // Drivers that run already are to leave their sandboxes alone.
+            node.shutdown.cancel();
+            return Err(error);
+        }
         node.tasks.spawn(pool::keep_full(Arc::clone(&node)));
         Ok(Arc::new(Self { node }))
     }
@@ -76,19 +81,10 @@ impl Control {
     /// # Errors
     /// The engine or the snapshot directory failed; nothing is left behind.
     pub async fn bake(&self, request: StartRequest) -> Result<dormouse_store::SnapshotId, ControlError> {
-        let StartRequest { id, .. } = &request;
-        let id = id.clone();
         debug_assert_eq!(request.from, StartFrom::Boot);
-        let node = &self.node;
-        node.engine.start(request).await?;
-        let baked = async {
-            let draft = node.snapshots.begin().await?;
-            node.engine.snapshot(&id, draft.path()).await?;
-            Ok(draft.publish().await?)
-        };
-        let baked = baked.await;
-        node.engine.destroy(&id).await?;
-        baked
+        // A caller that goes away must not leave the instance behind.
+        let task = self.node.tasks.spawn(bake::bake(Arc::clone(&self.node), request));
+        task.await.unwrap_or(Err(ControlError::ShuttingDown))
     }
 
     /// Brings a template's build into use: the pool keeps instances of it from now on, and none of earlier builds of the template.
@@ -98,9 +94,9 @@ impl Control {
         }
     }
 
-    /// Resolves when the warm pool is full.
+    /// Resolves when the warm pool is full, or the daemon stops.
     pub async fn pool_full(&self) {
-        self.node.pool.full().await;
+        tokio::select! { () = self.node.pool.full() => {} () = self.node.shutdown.cancelled() => {} }
     }
 
     /// Makes a sandbox; it runs, and its agent answers, when this returns.
@@ -124,7 +120,10 @@ impl Control {
     /// # Errors
     /// [`ControlError::NotFound`].
     pub fn get(&self, team: TeamId, id: &SandboxId) -> Result<Sandbox, ControlError> {
-        Ok(self.handle(team, id)?.view().sandbox)
+        self.node
+            .handle(id)
+            .and_then(|handle| handle.look(|view| visible_to(team, view).then(|| view.sandbox.clone())))
+            .ok_or_else(|| ControlError::NotFound(id.clone()))
     }
 
     /// The team's visible sandboxes that match, newest run first (`started_at`, then id, both descending).
@@ -134,8 +133,7 @@ impl Control {
             .node
             .handles()
             .into_iter()
-            .filter(|handle| handle.look(|view| filter.matches(team, &view.sandbox)))
-            .map(|handle| handle.view().sandbox)
+            .filter_map(|handle| handle.look(|view| filter.matches(team, &view.sandbox).then(|| view.sandbox.clone())))
             .collect();
         found.sort_by(|a, b| (b.record.started_at, &b.record.id).cmp(&(a.record.started_at, &a.record.id)));
         found
@@ -244,11 +242,13 @@ impl Control {
 
     /// The handle of a sandbox that the team may see.
     fn handle(&self, team: TeamId, id: &SandboxId) -> Result<Handle, ControlError> {
-        let visible =
-            |handle: &Handle| handle.look(|view| view.sandbox.record.team == team && view.sandbox.phase.visible().is_some());
         self.node
             .handle(id)
-            .filter(visible)
+            .filter(|handle| handle.look(|view| visible_to(team, view)))
             .ok_or_else(|| ControlError::NotFound(id.clone()))
     }
+}
+
+fn visible_to(team: TeamId, view: &View) -> bool {
+    view.sandbox.record.team == team && view.sandbox.phase.visible().is_some()
 }

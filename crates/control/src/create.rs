@@ -1,4 +1,6 @@
 //! Making a sandbox: take a pooled instance (or restore the template's snapshot), give it its identity, write the row.
+//!
+//! A pooled instance may have died on its shelf, or not wake: then the template's snapshot is restored after all.
 
 use std::sync::Arc;
 
@@ -21,31 +23,63 @@ pub(crate) async fn create(node: Arc<Node>, owner: Owner, new: NewSandbox) -> Re
     }
     let (template, build) = find_build(&node, owner.team, &new.template).await?;
     let permit = node.permit()?;
-    let (instance, pooled) = match node.pool.take(&build) {
-        Some(instance) => (instance, true),
+    let (pooled, dropped) = node.pool.take(&build);
+    for stale in dropped {
+        node.destroy_later(stale);
+    }
+    let record = match pooled {
+        Some(instance) => {
+            let record = record(&owner, new, &template, &build, instance);
+            match finish(&node, &record, &build, true).await {
+                Ok(()) => record,
+                Err(ControlError::Engine(error)) => {
+                    tracing::warn!(build = %build.id, error = &error as &dyn std::error::Error, "a pooled instance could not be used");
+                    make(&node, record, &build).await?
+                }
+                Err(other) => return Err(other),
+            }
+        }
         None => {
-            let request = pool::request(&node, &build);
-            let id = request.id.clone();
-            node.engine.start(request).await?;
-            (id, false)
+            let record = record(&owner, new, &template, &build, InstanceId::random());
+            make(&node, record, &build).await?
         }
     };
-    let record = record(&owner, new, &template, &build, instance.clone());
-    let events = [events::created(&record)];
-    // The row may be there before the identity: nobody has been told, and a start after a crash gives the identity again.
-    let (ready, saved) = tokio::join!(make_ready(&node, &record, &build, pooled), node.store.save(&record, &events));
-    if let Err(error) = ready.and(saved.map_err(ControlError::from)) {
-        node.destroy_later(instance);
-        node.store
-            .remove(&record.id, &[events::killed(&record, "creation failed")])
-            .await?;
-        return Err(error);
-    }
     let (mut driver, commands) = Driver::register(&node, record, Phase::Creating, Some(permit));
     driver.begin_run();
     let sandbox = driver.sandbox();
     node.tasks.spawn(driver.run(commands));
     Ok(sandbox)
+}
+
+/// Restores the template's snapshot for the sandbox.
+async fn make(node: &Arc<Node>, mut record: SandboxRecord, build: &BuildRecord) -> Result<SandboxRecord, ControlError> {
+    let request = pool::request(node, build);
+    // A row and events of an attempt before this one are gone or closed: this is another sandbox.
+    record.id = SandboxId::random();
+    record.instance = Some(request.id.clone());
+    node.engine.start(request).await?;
+    finish(node, &record, build, false).await?;
+    Ok(record)
+}
+
+/// Turns the record's instance into the sandbox. On an error nothing of either is left.
+async fn finish(node: &Arc<Node>, record: &SandboxRecord, build: &BuildRecord, pooled: bool) -> Result<(), ControlError> {
+    let events = [events::created(record)];
+    // The row may be there before the identity: nobody has been told, and a start after a crash gives the identity again.
+    let (ready, saved) = tokio::join!(make_ready(node, record, build, pooled), node.store.save(record, &events));
+    let written = saved.is_ok();
+    let Err(error) = ready.and(saved.map_err(ControlError::from)) else {
+        return Ok(());
+    };
+    if let Some(instance) = record.instance.clone() {
+        node.destroy_later(instance);
+    }
+    // Removed even if it seems not to have been written: a write that failed may have reached the disk all the same.
+    let ended = written.then(|| events::killed(record, "creation failed"));
+    if let Err(error) = node.store.remove(&record.id, ended.as_slice()).await {
+        tracing::error!(sandbox = %record.id, error = &error as &dyn std::error::Error, "the row of a failed creation stays; the next start removes it");
+    }
+    Err(error)
 }
 
 async fn make_ready(node: &Node, record: &SandboxRecord, build: &BuildRecord, pooled: bool) -> Result<(), ControlError> {

@@ -75,7 +75,9 @@ pub(crate) enum Command {
     /// Light sleep becomes deep sleep: the memory is needed elsewhere.
     GoDeep,
     /// The same, for somebody who waits for it.
-    SleepDeeply { reply: Reply<()> },
+    SleepDeeply {
+        reply: Reply<()>,
+    },
 }
 
 /// The instance that carries a sandbox, as traffic sees it.
@@ -99,14 +101,10 @@ pub(crate) struct View {
 pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    shutdown: CancellationToken,
 }
 
 impl Handle {
-    /// The sandbox as it is now.
-    pub(crate) fn view(&self) -> View {
-        self.view.borrow().clone()
-    }
-
     /// A look at the sandbox without copying it.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         look(&self.view.borrow())
@@ -115,16 +113,22 @@ impl Handle {
     /// Sends a command and waits for its answer.
     pub(crate) async fn ask<T>(&self, id: &SandboxId, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
-        // A driver that is gone took its sandbox along.
-        let gone = || ControlError::NotFound(id.clone());
+        // A driver that is gone took its sandbox along, unless it went because the daemon goes: then the sandbox is as it was.
+        let gone = || {
+            if self.shutdown.is_cancelled() {
+                ControlError::ShuttingDown
+            } else {
+                ControlError::NotFound(id.clone())
+            }
+        };
         self.commands.send(command(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Sends a command that has no answer, if there is room for it.
-    pub(crate) fn hint(&self, command: Command) {
-        // A full queue means that the sandbox is busy with its owner's commands, which matter more.
-        let _ = self.commands.try_send(command);
+    /// Sends a command that has no answer; waits for room in the queue.
+    pub(crate) async fn tell(&self, command: Command) {
+        // A driver that is gone needs to be told nothing.
+        let _ = self.commands.send(command).await;
     }
 }
 
@@ -169,7 +173,12 @@ impl Driver {
             },
             carrier: None,
         });
-        node.register(record.id.clone(), Handle { commands, view: watcher });
+        let handle = Handle {
+            commands,
+            view: watcher,
+            shutdown: node.shutdown.clone(),
+        };
+        node.register(record.id.clone(), handle);
         let driver = Self {
             node: Arc::clone(node),
             record,
@@ -289,10 +298,15 @@ impl Driver {
         if self.phase == Phase::Running {
             return Err(ControlError::AlreadyRunning(self.record.id.clone()));
         }
+        let before = self.record.on_timeout;
         if let Some(auto_pause) = auto_pause {
             self.record.on_timeout = if auto_pause { OnTimeout::Pause } else { OnTimeout::Kill };
         }
-        self.wake(timeout).await?;
+        if let Err(error) = self.wake(timeout).await {
+            self.record.on_timeout = before;
+            self.show();
+            return Err(error);
+        }
         Ok(self.sandbox())
     }
 

@@ -1,6 +1,6 @@
 //! The events that a driver writes along with its changes (contract 4.9).
 
-use dormouse_store::{Event, EventKind, SandboxRecord};
+use dormouse_store::{Event, EventKind, SandboxRecord, SandboxState};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -19,8 +19,12 @@ fn event(sandbox: &SandboxRecord, kind: EventKind, data: Value) -> Event {
     }
 }
 
-/// The run that ends at `end`, as `eventData.execution`.
-fn execution(sandbox: &SandboxRecord, end: Timestamp) -> Value {
+/// The run that ends now, or ended when it was paused, as `eventData.execution`.
+fn execution(sandbox: &SandboxRecord) -> Value {
+    let end: Timestamp = match sandbox.state {
+        SandboxState::Running => clock::now(),
+        SandboxState::Paused => sandbox.end_at,
+    };
     json!({
         "started_at": sandbox.started_at.to_string(),
         "vcpu_count": sandbox.resources.vcpus,
@@ -43,11 +47,7 @@ pub(crate) fn updated(sandbox: &SandboxRecord) -> Event {
 
 /// `sandbox` is the record as it was while it ran.
 pub(crate) fn paused(sandbox: &SandboxRecord) -> Event {
-    event(
-        sandbox,
-        EventKind::Paused,
-        json!({ "execution": execution(sandbox, clock::now()) }),
-    )
+    event(sandbox, EventKind::Paused, json!({ "execution": execution(sandbox) }))
 }
 
 pub(crate) fn resumed(sandbox: &SandboxRecord) -> Event {
@@ -58,6 +58,6 @@ pub(crate) fn killed(sandbox: &SandboxRecord, reason: &str) -> Event {
     event(
         sandbox,
         EventKind::Killed,
-        json!({ "kill_reason": reason, "execution": execution(sandbox, clock::now()) }),
+        json!({ "kill_reason": reason, "execution": execution(sandbox) }),
     )
 }

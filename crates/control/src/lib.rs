@@ -7,6 +7,7 @@
 //! - `create`: making a sandbox.
 //! - `driver`: the task of one sandbox, its commands and its timer; its transitions are in `pause`, `wake` and `end`.
 //! - `pool`: instances of templates in use, kept restored and suspended.
+//! - `bake`: the snapshot that a template's sandboxes start from.
 //! - `asleep`: the memory budget of light sleep.
 //! - `recover`: what a start makes of what an earlier daemon left.
 //! - `route`: what traffic to a port may do, and when it wakes a sandbox.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod asleep;
+mod bake;
 mod clock;
 mod control;
 mod create;

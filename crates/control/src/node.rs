@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use dormouse_engine::{Engine, InstanceId};
 use dormouse_layers::SnapshotStore;
@@ -12,8 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::ControlConfig;
 use crate::asleep::Asleep;
-use crate::driver::Handle;
+use crate::driver::{Command, Handle};
 use crate::pool::Pool;
+
+/// When the destruction of an instance is tried again that failed.
+const DESTROY_AGAIN: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(2), Duration::from_secs(15)];
 
 /// The node: its parts and the registry of its sandboxes.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(config: ControlConfig, engine: Arc<dyn Engine>, store: Store, snapshots: SnapshotStore) -> Self {
         Self {
-            running: Arc::new(Semaphore::new(config.max_running)),
+            running: Arc::new(Semaphore::new(config.max_running.min(Semaphore::MAX_PERMITS))),
             pool: Pool::new(config.pool_size),
             asleep: Asleep::new(config.light_sleep_memory),
             config,
@@ -73,14 +77,28 @@ impl Node {
         self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// Destroys an instance off the caller's path. A failure is logged: the next start finds the instance without an owner.
+    /// Destroys an instance off the caller's path.
     pub(crate) fn destroy_later(self: &Arc<Self>, instance: InstanceId) {
         let node = Arc::clone(self);
-        self.tasks.spawn(async move {
-            if let Err(error) = node.engine.destroy(&instance).await {
-                tracing::warn!(%instance, error = &error as &dyn std::error::Error, "an instance could not be destroyed");
-            }
-        });
+        self.tasks.spawn(async move { node.destroy(&instance).await });
+    }
+
+    /// Destroys an instance, stubbornly. One that stays all the same is logged: the next start finds it without an owner.
+    pub(crate) async fn destroy(&self, instance: &InstanceId) {
+        let mut again = DESTROY_AGAIN.into_iter();
+        while let Err(error) = self.engine.destroy(instance).await {
+            tracing::warn!(%instance, error = &error as &dyn std::error::Error, "an instance could not be destroyed");
+            let Some(pause) = again.next() else { return };
+            tokio::select! { () = tokio::time::sleep(pause) => {} () = self.shutdown.cancelled() => return }
+        }
+    }
+
+    /// Tells sandboxes that sleep lightly to sleep deeply.
+    pub(crate) fn evict(self: &Arc<Self>, sandboxes: Vec<SandboxId>) {
+        for handle in sandboxes.iter().filter_map(|id| self.handle(id)) {
+            // Not by the caller, who may be a driver: two of them with full queues would wait for each other.
+            self.tasks.spawn(async move { handle.tell(Command::GoDeep).await });
+        }
     }
 
     /// Removes a snapshot off the caller's path. A failure is logged: the next start sweeps it.

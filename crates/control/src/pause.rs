@@ -8,13 +8,18 @@
 //!
 //! Only then is the client told.
 
+use std::time::Duration;
+
 use dormouse_engine::{EngineError, InstanceId};
 use dormouse_layers::Draft;
 use dormouse_store::{SandboxState, SnapshotId};
 
-use crate::driver::{Command, Driver};
+use crate::driver::Driver;
 use crate::model::Phase;
 use crate::{ControlError, clock, events};
+
+/// When a sandbox whose pause failed is told again to go on, if it did not the first time.
+const GO_ON_AGAIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 impl Driver {
     pub(crate) async fn pause(&mut self) -> Result<(), ControlError> {
@@ -44,7 +49,7 @@ impl Driver {
         let before = record.snapshot.replace(snapshot.clone());
         let saved = self.node.store.save(&record, &[events::paused(&self.record)]).await;
         if let Err(error) = saved {
-            self.node.remove_later(snapshot);
+            self.forget_pause(snapshot).await;
             return Err(error.into());
         }
         self.record = record;
@@ -52,6 +57,17 @@ impl Driver {
             self.node.remove_later(before);
         }
         Ok(())
+    }
+
+    /// The row could not be written, but a write that failed may have reached the disk all the same. Only once the row says that the
+    /// sandbox runs is the snapshot surely not what it names; until then it stays, and the next start knows.
+    async fn forget_pause(&self, snapshot: SnapshotId) {
+        match self.node.store.save(&self.record, &[]).await {
+            Ok(()) => self.node.remove_later(snapshot),
+            Err(error) => {
+                tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "a failed pause could not be recorded");
+            }
+        }
     }
 
     async fn write_snapshot(&self, instance: &InstanceId) -> Result<SnapshotId, ControlError> {
@@ -73,30 +89,32 @@ impl Driver {
 
     /// The sandbox runs on as if nobody had asked.
     async fn undo_pause(&mut self, instance: &InstanceId) {
-        match self.node.engine.resume(instance).await {
-            Ok(()) => self.begin_run(),
-            Err(error) => {
-                tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "a sandbox did not come back from a failed pause");
-                self.lose("failed pause").await;
+        let mut again = GO_ON_AGAIN.into_iter();
+        while let Err(error) = self.node.engine.resume(instance).await {
+            tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "a sandbox does not come back from a failed pause");
+            let gone = matches!(error, EngineError::Gone(_));
+            match again.next() {
+                Some(pause) if !gone => tokio::time::sleep(pause).await,
+                _ => return self.lose("failed pause").await,
             }
         }
+        self.begin_run();
     }
 
     /// Keeps the suspended instance as a cache, as far as the budget goes.
-    async fn sleep_lightly(&mut self, instance: &InstanceId) {
+    pub(crate) async fn sleep_lightly(&mut self, instance: &InstanceId) {
         let bytes = match self.node.engine.stats(instance).await {
             Ok(stats) => stats.memory_bytes,
             // Of unknown size: too large.
             Err(_) => u64::MAX,
         };
         self.deep_at = Some(clock::later(clock::now(), self.node.config.light_sleep_age));
-        for evicted in self.node.asleep.enter(self.record.id.clone(), bytes) {
-            if evicted == self.record.id {
-                self.go_deep().await;
-            } else if let Some(handle) = self.node.handle(&evicted) {
-                handle.hint(Command::GoDeep);
-            }
+        let mut evicted = self.node.asleep.enter(self.record.id.clone(), bytes);
+        if evicted.contains(&self.record.id) {
+            self.go_deep().await;
+            evicted.retain(|id| *id != self.record.id);
         }
+        self.node.evict(evicted);
     }
 
     /// Gives the cached instance up; the snapshot remains. Does nothing unless the sandbox sleeps lightly.
@@ -116,7 +134,7 @@ impl Driver {
     }
 }
 
-async fn discard(draft: Draft) {
+pub(crate) async fn discard(draft: Draft) {
     if let Err(error) = draft.discard().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,

@@ -10,30 +10,25 @@
 //! | none    | lives               | destroyed: it was pooled, or on its way into or out of a sandbox             |
 //!
 //! Snapshots that no row names are removed.
+//!
+//! First every row is settled, then what nobody owns is removed, and only then do the drivers run: a sandbox whose time ran out while
+//! nobody watched falls asleep at once, and its new snapshot must not meet the sweep.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use dormouse_engine::InstanceId;
 use dormouse_store::{SandboxRecord, SandboxState};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::driver::{Command, Driver};
+use crate::driver::Driver;
 use crate::model::Phase;
 use crate::node::Node;
-use crate::wake::identity;
+use crate::wake::{identity, policy};
 use crate::{ControlError, clock, events};
 
 /// How many sandboxes are looked after at once.
 const AT_ONCE: usize = 8;
-
-/// What a start found. Printed once.
-#[derive(Debug, Default)]
-struct Found {
-    running: usize,
-    paused: usize,
-    lost: usize,
-}
 
 pub(crate) async fn recover(node: &Arc<Node>) -> Result<(), ControlError> {
     let adopted = node.engine.adopt().await?;
@@ -42,72 +37,67 @@ pub(crate) async fn recover(node: &Arc<Node>) -> Result<(), ControlError> {
         .into_iter()
         .map(|instance| (instance.id, instance.suspended))
         .collect();
-    let builds = node.store.builds().await?;
-    let mut keep: HashSet<_> = builds.iter().map(|build| build.snapshot.clone()).collect();
-    let mut owned = Vec::new();
-    for record in node.store.sandboxes().await? {
-        keep.extend(record.snapshot.clone());
-        let instance = record.instance.as_ref().and_then(|instance| live.remove(instance));
-        owned.push((record, instance));
-    }
-    let mut found = Found::default();
-    let mut recovering = futures::stream::iter(
-        owned
-            .into_iter()
-            .map(|(record, instance)| recover_one(node, record, instance)),
-    )
-    .buffer_unordered(AT_ONCE);
-    while let Some(state) = recovering.next().await {
-        match state? {
-            Some(SandboxState::Running) => found.running += 1,
-            Some(SandboxState::Paused) => found.paused += 1,
-            None => found.lost += 1,
-        }
-    }
+    let rows = node.store.sandboxes().await?;
+    let all = rows.len();
+    let owned: Vec<_> = rows
+        .into_iter()
+        .map(|record| {
+            let instance = record.instance.as_ref().and_then(|instance| live.remove(instance));
+            (record, instance)
+        })
+        .collect();
+    let settled: Vec<SandboxRecord> = futures::stream::iter(owned)
+        .map(|(record, suspended)| settle(node, record, suspended))
+        .buffer_unordered(AT_ONCE)
+        .try_filter_map(async |settled| Ok(settled))
+        .try_collect()
+        .await?;
     let orphans = live.len();
-    for (orphan, _suspended) in live {
-        node.engine.destroy(&orphan).await?;
+    for orphan in live.into_keys() {
+        // One that resists must not keep the daemon from its sandboxes.
+        node.destroy_later(orphan);
     }
+    let builds = node.store.builds().await?;
+    let named = settled.iter().filter_map(|record| record.snapshot.clone());
+    let keep: HashSet<_> = builds.into_iter().map(|build| build.snapshot).chain(named).collect();
     let swept = node.snapshots.sweep(&keep).await?;
-    let Found { running, paused, lost } = found;
     tracing::info!(
-        running,
-        paused,
-        lost,
+        running = settled.iter().filter(|record| record.state == SandboxState::Running).count(),
+        paused = settled.iter().filter(|record| record.state == SandboxState::Paused).count(),
+        lost = all - settled.len(),
         orphans,
         dead = adopted.removed.len(),
         swept,
         "took over what an earlier run left"
     );
+    for record in settled {
+        drive(node, record).await;
+    }
     Ok(())
 }
 
-/// Returns what became of the sandbox, `None` when it is gone.
-async fn recover_one(
+/// Makes the row true. Returns it, or `None` when the sandbox is gone.
+async fn settle(
     node: &Arc<Node>,
     mut record: SandboxRecord,
     suspended: Option<bool>,
-) -> Result<Option<SandboxState>, ControlError> {
+) -> Result<Option<SandboxRecord>, ControlError> {
     match (record.state, suspended) {
         (SandboxState::Running, Some(_)) => {
             revive(node, &record).await;
-            if record.snapshot.is_some() {
-                record.snapshot = None;
+            if record.snapshot.take().is_some() {
                 node.store.save(&record, &[]).await?;
             }
-            // More than may run at once can only be if the limit was lowered: they run on without a permit.
-            let (mut driver, commands) = Driver::register(node, record, Phase::Creating, node.permit().ok());
-            driver.begin_run();
-            node.tasks.spawn(driver.run(commands));
-            Ok(Some(SandboxState::Running))
+            Ok(Some(record))
         }
         (SandboxState::Running, None) if record.snapshot.is_some() => {
+            // The log tells of the wake already, so it has to tell of its end.
+            let ended = events::paused(&record);
             record.state = SandboxState::Paused;
             record.instance = None;
             record.end_at = clock::now();
-            node.store.save(&record, &[]).await?;
-            asleep(node, record);
-            Ok(Some(SandboxState::Paused))
+            node.store.save(&record, &[ended]).await?;
+            Ok(Some(record))
         }
         (SandboxState::Running, None) => {
             tracing::warn!(sandbox = %record.id, "the instance of a running sandbox died while nobody watched");
@@ -116,24 +106,23 @@ async fn recover_one(
                 .await?;
             Ok(None)
         }
-        (SandboxState::Paused, suspended) => {
-            if suspended != Some(true)
-                && let Some(instance) = record.instance.take()
-            {
+        (SandboxState::Paused, Some(true)) => Ok(Some(record)),
+        (SandboxState::Paused, _) => {
+            if let Some(instance) = record.instance.take() {
                 node.store.save(&record, &[]).await?;
-                node.engine.destroy(&instance).await?;
+                node.destroy_later(instance);
             }
-            asleep(node, record);
-            Ok(Some(SandboxState::Paused))
+            Ok(Some(record))
         }
     }
 }
 
-/// A running sandbox whose daemon died: it may be suspended for a pause that was never finished, or lack its identity. One that cannot
-/// be revived stays as it is; its end is noticed by its driver.
+/// A running sandbox whose daemon died: it may be suspended for a pause that was never finished, or lack its identity and its network
+/// policy. One that cannot be revived stays as it is; its end is noticed by its driver.
 async fn revive(node: &Node, record: &SandboxRecord) {
     let Some(instance) = &record.instance else { return };
     let revived = async {
+        node.engine.set_network(instance, &policy(record)).await?;
         node.engine.resume(instance).await?;
         let build = node.build(record).await?;
         node.engine.identify(instance, &identity(record, &build)).await?;
@@ -144,26 +133,20 @@ async fn revive(node: &Node, record: &SandboxRecord) {
     }
 }
 
-fn asleep(node: &Arc<Node>, record: SandboxRecord) {
-    let id = record.id.clone();
+/// Gives a settled sandbox its driver.
+async fn drive(node: &Arc<Node>, record: SandboxRecord) {
+    if record.state == SandboxState::Running {
+        // More than may run at once can only be if the limit was lowered: they run on without a permit.
+        let (mut driver, commands) = Driver::register(node, record, Phase::Creating, node.permit().ok());
+        driver.begin_run();
+        node.tasks.spawn(driver.run(commands));
+        return;
+    }
     let light = record.instance.clone();
     let (mut driver, commands) = Driver::register(node, record, Phase::Paused, None);
-    if light.is_some() {
-        driver.deep_at = Some(clock::later(clock::now(), node.config.light_sleep_age));
+    if let Some(instance) = light {
+        // Entered before the driver runs, which may wake at once and strike it off.
+        driver.sleep_lightly(&instance).await;
     }
     node.tasks.spawn(driver.run(commands));
-    let Some(instance) = light else { return };
-    let node = Arc::clone(node);
-    node.tasks.clone().spawn(async move {
-        let bytes = node
-            .engine
-            .stats(&instance)
-            .await
-            .map_or(u64::MAX, |stats| stats.memory_bytes);
-        for evicted in node.asleep.enter(id, bytes) {
-            if let Some(handle) = node.handle(&evicted) {
-                handle.hint(Command::GoDeep);
-            }
-        }
-    });
 }

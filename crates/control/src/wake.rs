@@ -54,26 +54,10 @@ impl Driver {
     }
 
     async fn wake_durably(&mut self, timeout: Duration) -> Result<(), ControlError> {
-        if let Some(instance) = self.record.instance.clone() {
-            let running = self.running_record(instance.clone(), timeout);
-            let events = [events::resumed(&running)];
-            let (woken, saved) = tokio::join!(self.node.engine.resume(&instance), self.node.store.save(&running, &events));
-            match (woken, saved) {
-                (Ok(()), Ok(())) => {
-                    self.record = running;
-                    return Ok(());
-                }
-                (woken, saved) => {
-                    // It may have run on for a moment, so it is no cache of the snapshot any more.
-                    self.record.instance = None;
-                    self.node.destroy_later(instance);
-                    self.node.store.save(&self.record, &[]).await?;
-                    saved?;
-                    if let Err(error) = woken {
-                        tracing::warn!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "the cached instance could not be thawed; restoring the snapshot");
-                    }
-                }
-            }
+        if let Some(instance) = self.record.instance.clone()
+            && self.thaw(instance, timeout).await?
+        {
+            return Ok(());
         }
         let instance = self.restore().await?;
         let running = self.running_record(instance.clone(), timeout);
@@ -83,6 +67,29 @@ impl Driver {
         }
         self.record = running;
         Ok(())
+    }
+
+    /// Lets the cached instance go on; the row is written meanwhile. `false` when the instance did not wake: it is given up, and the
+    /// snapshot is to be restored.
+    async fn thaw(&mut self, instance: InstanceId, timeout: Duration) -> Result<bool, ControlError> {
+        let running = self.running_record(instance.clone(), timeout);
+        let events = [events::resumed(&running)];
+        let (woken, saved) = tokio::join!(self.node.engine.resume(&instance), self.node.store.save(&running, &events));
+        if woken.is_ok() && saved.is_ok() {
+            self.record = running;
+            return Ok(true);
+        }
+        // It may have run on for a moment, so it is no cache of the snapshot any more.
+        self.record.instance = None;
+        self.node.destroy_later(instance);
+        // Every resumed in the log is followed by its end, be the run ever so short.
+        let ended = saved.is_ok().then(|| events::paused(&running));
+        self.node.store.save(&self.record, ended.as_slice()).await?;
+        saved?;
+        if let Err(error) = woken {
+            tracing::warn!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "the cached instance could not be thawed; restoring the snapshot");
+        }
+        Ok(false)
     }
 
     /// A new instance from the snapshot, with the sandbox's identity.

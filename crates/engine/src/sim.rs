@@ -47,6 +47,7 @@ impl Host {
 #[derive(Debug, Default)]
 struct Faults {
     fail: HashMap<Operation, u32>,
+    no_room: HashMap<Operation, u32>,
     hold: HashMap<Operation, Arc<Semaphore>>,
     calls: HashMap<Operation, usize>,
 }
@@ -77,6 +78,11 @@ impl SimEngine {
     /// Makes the next `times` calls of an operation fail.
     pub fn fail(&self, operation: Operation, times: u32) {
         self.faults().fail.insert(operation, times);
+    }
+
+    /// Makes the next `times` calls of an operation find the host without room.
+    pub fn fill(&self, operation: Operation, times: u32) {
+        self.faults().no_room.insert(operation, times);
     }
 
     /// Makes calls of an operation wait until a permit is added to the semaphore that is returned; each call takes one.
@@ -153,13 +159,18 @@ impl SimEngine {
                 .map_err(|closed| EngineError::failed(operation, id, closed))?
                 .forget();
         }
-        match self.faults().fail.get_mut(&operation) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                Err(EngineError::failed(operation, id, "the simulator was told to fail"))
-            }
-            _ => Ok(()),
+        let mut faults = self.faults();
+        if use_up(&mut faults.no_room, operation) {
+            return Err(EngineError::NoRoom {
+                operation,
+                id: id.clone(),
+                source: "the simulator was told to be full".into(),
+            });
         }
+        if use_up(&mut faults.fail, operation) {
+            return Err(EngineError::failed(operation, id, "the simulator was told to fail"));
+        }
+        Ok(())
     }
 
     fn with<T>(&self, id: &InstanceId, change: impl FnOnce(&mut Instance) -> T) -> Result<T, EngineError> {
@@ -168,6 +179,17 @@ impl SimEngine {
             .get_mut(id)
             .map(change)
             .ok_or_else(|| EngineError::Gone(id.clone()))
+    }
+}
+
+/// Whether a fault is left for the operation; takes one.
+fn use_up(faults: &mut HashMap<Operation, u32>, operation: Operation) -> bool {
+    match faults.get_mut(&operation) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
     }
 }
 
@@ -207,15 +229,13 @@ impl Engine for SimEngine {
 
     async fn identify(&self, id: &InstanceId, identity: &Identity) -> Result<(), EngineError> {
         self.enter(Operation::Identify, id).await?;
-        let suspended = self.with(id, |instance| {
+        self.with(id, |instance| {
+            if instance.suspended {
+                return Err(EngineError::failed(Operation::Identify, id, "it is suspended"));
+            }
             instance.identity = Some(identity.clone());
-            instance.suspended
-        })?;
-        if suspended {
-            Err(EngineError::failed(Operation::Identify, id, "it is suspended"))
-        } else {
             Ok(())
-        }
+        })?
     }
 
     async fn set_network(&self, id: &InstanceId, policy: &NetworkPolicy) -> Result<(), EngineError> {

@@ -131,16 +131,25 @@ impl Draft {
     /// Publishes the snapshot under its id. On return the name is on stable storage.
     ///
     /// # Errors
-    /// The rename or the sync failed; the draft is void.
+    /// The rename or the sync failed; the draft is void and nothing of it is left.
     pub async fn publish(self) -> Result<SnapshotId, LayerError> {
         let target = self.store.path(&self.id);
-        fs::rename(&self.path, &target)
+        let published = self.rename_durably(&target).await;
+        if published.is_err() {
+            // Under either name: it is not known how far the rename came. What cannot be removed is swept by the next start.
+            let _ = remove_tree(&self.path).await;
+            let _ = remove_tree(&target).await;
+        }
+        published.map(|()| self.id)
+    }
+
+    async fn rename_durably(&self, target: &Path) -> Result<(), LayerError> {
+        fs::rename(&self.path, target)
             .await
             .map_err(LayerError::at("publish", &self.path))?;
         let dir = &self.store.dir;
         let handle = fs::File::open(dir).await.map_err(LayerError::at("open", dir))?;
-        handle.sync_all().await.map_err(LayerError::at("sync", dir))?;
-        Ok(self.id)
+        handle.sync_all().await.map_err(LayerError::at("sync", dir))
     }
 
     /// Removes what was written.
