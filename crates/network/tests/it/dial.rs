@@ -72,11 +72,16 @@ fn the_host_itself_reaches_no_port_of_the_sandbox() {
         let here = "/proc/thread-self/ns/net".as_ref();
         let inner = SocketAddr::from((SANDBOX_ADDRESS, address.port()));
         let outer = SocketAddr::new(uplink_address(&slot).ip(), address.port());
-        // Even if somebody shows the host the way in.
+        // Even if somebody shows the host, and the world, the way in.
         run("ip", &format!("route add 169.254.77.0/30 via {}", outer.ip()));
+        inside(&internet.netns(), || {
+            run("ip", "route add 169.254.77.0/30 via 198.51.100.1");
+            run("ip", "route add 10.119.0.0/16 via 198.51.100.1");
+        });
 
         assert!(refused(here, inner));
         assert!(refused(here, outer));
+        assert!(refused(&internet.netns(), inner));
         assert!(refused(&internet.netns(), outer));
     });
 }
