@@ -24,6 +24,7 @@ use crate::instance::Instance;
 use crate::launch::launch;
 use crate::layout::Dir;
 use crate::lifeline::Lifeline;
+use crate::tied::Tied;
 
 /// How long the agent may take to apply an identity.
 const INIT_PATIENCE: Duration = Duration::from_secs(20);
@@ -209,7 +210,7 @@ impl Engine for GvisorEngine {
             source,
         };
         let refused = match instance.dialer.connect(port).await {
-            Ok(stream) => return Ok(Box::new(stream)),
+            Ok(stream) => return Ok(Box::new(Tied::new(stream, instance.exit()))),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => error,
             Err(error) => return Err(failed(error)),
         };
@@ -219,7 +220,7 @@ impl Engine for GvisorEngine {
         // Perhaps it listens on loopback only: the agent can reach that.
         let agent = instance.dialer.connect(AGENT_PORT).await.map_err(failed)?;
         match open_tunnel(agent, port).await {
-            Ok(tunnel) => Ok(Box::new(tunnel)),
+            Ok(tunnel) => Ok(Box::new(Tied::new(tunnel, instance.exit()))),
             Err(dormouse_agent_client::Error::PortClosed { .. }) => Err(ConnectError::Refused(port)),
             Err(error) => Err(failed(std::io::Error::other(error))),
         }

@@ -123,6 +123,9 @@ async fn prepare(shared: &Shared, dir: &Dir, record: &Record, slot: &Slot) -> Re
 
 /// Starts the shim and returns when the sandbox runs.
 async fn start_shim(shared: &Shared, dir: &Dir) -> Result<Lifeline> {
+    let alive = dir.alive();
+    let missing = || GvisorError::file("open", &alive)(std::io::Error::from(std::io::ErrorKind::NotFound));
+    let lifeline = Lifeline::open(&alive)?.ok_or_else(missing)?;
     let log_path = dir.shim_log();
     let log = std::fs::File::create(&log_path).map_err(GvisorError::file("create", &log_path))?;
     let [program, arguments @ ..] = &shared.config.shim[..] else {
@@ -150,11 +153,7 @@ async fn start_shim(shared: &Shared, dir: &Dir) -> Result<Lifeline> {
     // It becomes a zombie of ours when it ends, whenever that is.
     let reaped = tokio::spawn(async move { shim.wait().await });
     let error = match serde_json::from_slice(&text) {
-        Ok(Report::Started) => {
-            let alive = dir.alive();
-            let missing = || GvisorError::file("open", &alive)(std::io::Error::from(std::io::ErrorKind::NotFound));
-            return Lifeline::open(&alive)?.ok_or_else(missing);
-        }
+        Ok(Report::Started) => return Ok(lifeline),
         Ok(Report::Failed(message)) => GvisorError::Runsc {
             action: "start",
             message,

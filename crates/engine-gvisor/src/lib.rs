@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - `engine`: [`GvisorEngine`], the [`Engine`](dormouse_engine::Engine).
-//! - `launch`: makes instances. `instance`: one of them. `adopt`: finds those of an earlier daemon.
+//! - `launch`: makes instances. `instance`: one of them. `tied`: connections into it. `adopt`: finds those of an earlier daemon.
 //! - `shim`: the process between daemon and sandbox, [`shim_main`].
 //! - `layout`: an instance's directory. `lifeline`: how the end of a shim is seen. `bundle`, `runsc`, `urpc`, `cgroup`: the host's and runsc's interfaces.
 //! - `checkpoint`: snapshot directories. `root_image`: roots as EROFS images. `tune`: a runsc that is idle when it has nothing to do.
@@ -35,6 +35,7 @@ mod lifeline;
 mod root_image;
 mod runsc;
 mod shim;
+mod tied;
 mod tune;
 mod urpc;
 

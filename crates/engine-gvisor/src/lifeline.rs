@@ -30,6 +30,8 @@ impl Lifeline {
     }
 
     /// Opens the daemon's end. None: nothing was ever made there. Needs a tokio runtime.
+    ///
+    /// Open it before the shim starts, or look with [`is_held`](Self::is_held): a holder that ended before is never reported.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
         match pipe::OpenOptions::new().open_receiver(path) {
             Ok(receiver) => Ok(Some(Self(receiver))),
@@ -40,8 +42,8 @@ impl Lifeline {
 
     /// Whether the shim holds its end.
     pub(crate) fn is_held(&self) -> bool {
-        // Without a writer a read says at once that there is nothing more to come.
-        !matches!(self.0.try_read(&mut [0]), Ok(0))
+        // Without a writer a read says at once that there is nothing more to come. Not by tokio: it reads only after an event.
+        !matches!(rustix::io::read(&self.0, &mut [0]), Ok(0))
     }
 
     /// Resolves when the shim has ended.

@@ -185,15 +185,20 @@ fn agent() -> Result<&'static Path> {
         let build = || {
             let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/agent.rs");
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stand-in-agent");
-            // Test processes run side by side.
-            let mine = target.with_extension(std::process::id().to_string());
+            let changed = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+            if changed(&target) > changed(Path::new(source)) {
+                return Ok(target);
+            }
+            // Test processes run side by side, and rustc's temporary files have fixed names.
+            let mine = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+            let built = mine.path().join("agent");
             let output = Command::new("rustc")
                 .args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", source, "-o"])
-                .arg(&mine)
+                .arg(&built)
                 .output()
                 .context("rustc cannot be started")?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            std::fs::rename(&mine, &target)?;
+            std::fs::rename(&built, &target)?;
             Ok(target)
         };
         build().map_err(|error: anyhow::Error| format!("{error:#}"))
