@@ -74,7 +74,9 @@ impl Host {
             links.add_address(index, dns, 32)?;
         }
         links.set_up(index)?;
-        sysctl::set("ipv4/ip_forward", "1")?;
+        if sysctl::set("ipv4/ip_forward", "1")? {
+            tracing::info!("turned net.ipv4.ip_forward on");
+        }
         let mtu = config.mtu.unwrap_or_else(|| outgoing_mtu(&all, &routes));
         let counts = nft::would_apply(&counting_probe(&config.prefix))?;
         if !counts {
