@@ -20,7 +20,9 @@ impl Driver {
     /// The instance is gone and there is nothing to wake from: the sandbox is gone.
     pub(crate) async fn lose(&mut self, reason: &str) {
         if let Err(error) = self.kill(reason).await {
-            // The row stays, without an instance that lives: the next start removes it.
+            // The row stays, without an instance that lives: the next start removes it, or puts it back to sleep if it names a snapshot,
+            // which stays for that.
+            self.record.snapshot = None;
             tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "the end of a sandbox could not be recorded");
             self.clear_away();
         }

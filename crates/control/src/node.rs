@@ -94,7 +94,7 @@ impl Node {
     }
 
     /// Tells sandboxes that sleep lightly to sleep deeply.
-    pub(crate) fn evict(self: &Arc<Self>, sandboxes: Vec<SandboxId>) {
+    pub(crate) fn evict(self: &Arc<Self>, sandboxes: &[SandboxId]) {
         for handle in sandboxes.iter().filter_map(|id| self.handle(id)) {
             // Not by the caller, who may be a driver: two of them with full queues would wait for each other.
             self.tasks.spawn(async move { handle.tell(Command::GoDeep).await });

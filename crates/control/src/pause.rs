@@ -114,7 +114,7 @@ impl Driver {
             self.go_deep().await;
             evicted.retain(|id| *id != self.record.id);
         }
-        self.node.evict(evicted);
+        self.node.evict(&evicted);
     }
 
     /// Gives the cached instance up; the snapshot remains. Does nothing unless the sandbox sleeps lightly.

@@ -314,6 +314,12 @@ impl Engine for SimEngine {
     }
 
     async fn adopt(&self) -> Result<Adopted, EngineError> {
+        if use_up(&mut self.faults().fail, Operation::Adopt) {
+            return Err(EngineError::Host {
+                operation: Operation::Adopt,
+                source: "the simulator was told to fail".into(),
+            });
+        }
         let instances = self.host.instances();
         let live = instances
             .iter()

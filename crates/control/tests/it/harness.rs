@@ -119,7 +119,7 @@ impl World {
             engine,
             store,
             snapshots,
-            control,
+            control: control.unwrap(),
             base,
             template,
             config,
@@ -154,11 +154,22 @@ impl World {
 
     /// A new daemon over the same host and files.
     pub(crate) async fn start(&mut self) {
-        self.engine = Arc::new(SimEngine::over(self.engine.host()));
+        self.start_on(SimEngine::over(self.engine.host())).await;
+    }
+
+    /// The same, on an engine that a test has prepared.
+    pub(crate) async fn start_on(&mut self, engine: SimEngine) {
+        self.try_start_on(engine).await.unwrap();
+    }
+
+    pub(crate) async fn try_start_on(&mut self, engine: SimEngine) -> Result<(), ControlError> {
+        self.die();
+        self.engine = Arc::new(engine);
         self.store = Store::open(&self.dir.path().join("dormouse.db")).await.unwrap();
         let (daemon, control) = start(&self.config, &self.engine, &self.store, &self.snapshots).await;
         self.daemon = Some(daemon);
-        self.control = control;
+        self.control = control?;
+        Ok(())
     }
 
     pub(crate) async fn create(&self, new: NewSandbox) -> Sandbox {
@@ -292,14 +303,14 @@ async fn start(
     engine: &Arc<SimEngine>,
     store: &Store,
     snapshots: &SnapshotStore,
-) -> (Runtime, Arc<Control>) {
+) -> (Runtime, Result<Arc<Control>, ControlError>) {
     let daemon = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
     let (config, engine, store, snapshots) = (config.clone(), Arc::clone(engine), store.clone(), snapshots.clone());
-    let control = daemon.spawn(async move { Control::start(config, engine, store, snapshots).await.unwrap() });
+    let control = daemon.spawn(async move { Control::start(config, engine, store, snapshots).await });
     let control = control.await.unwrap();
     (daemon, control)
 }

@@ -238,9 +238,22 @@ async fn orphan_that_resists_does_not_keep_the_daemon_from_starting() {
     let id = world.running().await;
     world.die();
     world.store.remove(&id, &[]).await.unwrap();
-    world.engine = std::sync::Arc::new(SimEngine::over(world.engine.host()));
-    world.start().await;
+    let engine = SimEngine::over(world.engine.host());
+    engine.fail(Operation::Destroy, 1);
+    world.start_on(engine).await;
     world.holds(0, 0, 0).await;
+}
+
+#[tokio::test]
+async fn start_that_fails_changes_no_sandbox() {
+    let mut world = World::new().await;
+    let (running, paused) = (world.running().await, world.paused().await);
+    world.die();
+    let engine = SimEngine::over(world.engine.host());
+    engine.fail(Operation::Adopt, 1);
+    assert!(world.try_start_on(engine).await.is_err());
+    world.start().await;
+    assert_eq!((world.state(&running), world.state(&paused)), (Some(Running), Some(Paused)));
 }
 
 #[tokio::test]
