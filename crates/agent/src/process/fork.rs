@@ -38,8 +38,8 @@ pub(crate) struct Plan {
     pub groups: Vec<u32>,
     /// Descriptors 0, 1 and 2.
     pub stdio: [OwnedFd; 3],
-    /// Whether descriptor 0 becomes the controlling terminal.
-    pub controlling_terminal: bool,
+    /// Which of the descriptors becomes the controlling terminal, if any.
+    pub controlling_terminal: Option<usize>,
 }
 
 /// Where a start failed.
@@ -108,6 +108,7 @@ struct Prepared {
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
     stdio: [RawFd; 3],
+    terminal: Option<RawFd>,
     report: RawFd,
 }
 
@@ -121,6 +122,10 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Pid, ForkError> {
         argv: pointers(&plan.args),
         envp: pointers(&plan.envs),
         stdio: plan.stdio.each_ref().map(AsRawFd::as_raw_fd),
+        terminal: plan
+            .controlling_terminal
+            .and_then(|index| plan.stdio.get(index))
+            .map(AsRawFd::as_raw_fd),
         report: report_write.as_raw_fd(),
     };
     // SAFETY: the child calls nothing but `child`, which keeps to what may be called after a fork and never returns.
@@ -194,7 +199,9 @@ unsafe fn become_program(plan: &Plan, prepared: &Prepared) -> Step {
         if libc::setsid() == -1 {
             return Step::Session;
         }
-        if plan.controlling_terminal && libc::ioctl(prepared.stdio[0], libc::TIOCSCTTY, 0) == -1 {
+        if let Some(terminal) = prepared.terminal
+            && libc::ioctl(terminal, libc::TIOCSCTTY, 0) == -1
+        {
             return Step::Terminal;
         }
         // The caller's descriptors are all above 2, so no copy overwrites a later source.

@@ -98,7 +98,7 @@ pub(crate) fn plan(
         gid: user.gid,
         groups: accounts.groups_of(user),
         stdio,
-        controlling_terminal: matches!(wiring, Wiring::Terminal { .. }),
+        controlling_terminal: matches!(wiring, Wiring::Terminal { .. }).then_some(0),
     };
     Ok((plan, ends))
 }
