@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::config::{Prefix, SlotName};
 use crate::error::{NetworkError, Result};
 use crate::firewall::RouterRules;
-use crate::host::{Host, uplink_device, uplink_device_index};
+use crate::host::{self, Host, uplink_device, uplink_device_index};
 use crate::link::{Links, VethEnd};
 use crate::netns::{self, Netns};
 use crate::slot::{GATEWAY_ADDRESS, INSIDE_PREFIX_LEN, SANDBOX_ADDRESS};
@@ -196,6 +196,12 @@ impl Plan {
             .filter_map(|link| uplink_device_index(&self.prefix, &link.name))
             .collect();
         Ok((names, indexes))
+    }
+
+    /// Removes what is on the host besides slots.
+    pub(crate) fn leave_host(&self) -> Result<()> {
+        host::uninstall(&self.prefix)?;
+        netns::remove_dir(&self.dir)
     }
 
     /// Removes the host's device of an index that no slot has.

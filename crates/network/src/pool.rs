@@ -13,7 +13,7 @@ use crate::config::{NetworkConfig, SlotName};
 use crate::dial::SocketMaker;
 use crate::dns::Forwarder;
 use crate::error::{NetworkError, Result};
-use crate::host::{self, Host, MAX_SLOTS};
+use crate::host::{Host, MAX_SLOTS};
 use crate::netns;
 use crate::registry::Registry;
 use crate::slot::Slot;
@@ -185,7 +185,8 @@ impl SlotPool {
         Ok(removed)
     }
 
-    /// Stops: taken slots stay as they are for the next daemon, ready ones are removed, the forwarder ends.
+    /// Stops: taken slots stay as they are for the next daemon, ready ones are removed, the forwarder ends. If no slot is
+    /// left, nothing of this daemon stays on the host.
     pub async fn close(&self) {
         self.shared.stop();
         self.forwarder.stop();
@@ -201,6 +202,24 @@ impl SlotPool {
                 tracing::warn!(slot = %name, %error, "an unused slot could not be removed");
             }
         }
+        if let Err(error) = self.leave_unused_host().await {
+            tracing::warn!(%error, "the host could not be left as it was found");
+        }
+    }
+
+    /// Removes rules and the claim to addresses, unless there is a slot that needs them. Data directories come and go,
+    /// in tests above all, and each would keep a block of addresses until the next reboot.
+    async fn leave_unused_host(&self) -> Result<()> {
+        let plan = Arc::clone(&self.shared.plan);
+        on_thread(move || {
+            let (names, indexes) = plan.list()?;
+            if names.is_empty() && indexes.is_empty() {
+                plan.leave_host()
+            } else {
+                Ok(())
+            }
+        })
+        .await
     }
 
     /// Closes, and removes everything with this daemon's prefix from the host, taken slots included.
@@ -216,8 +235,7 @@ impl SlotPool {
             indexes
                 .into_iter()
                 .try_for_each(|index| plan.destroy_device(index).map(drop))?;
-            host::uninstall(&plan.prefix)?;
-            netns::remove_dir(&plan.dir)
+            plan.leave_host()
         })
         .await
     }
