@@ -34,7 +34,9 @@ pub(crate) async fn dial(backend: &dyn Backend, config: &FrontConfig, route: &Ro
                 }
             },
         }
-        let Some(wait) = waits.next() else { return Err(DialError::Closed) };
+        let Some(wait) = waits.next() else {
+            return Err(DialError::Closed);
+        };
         tokio::select! {
             () = tokio::time::sleep(*wait) => {}
             () = route.ended.cancelled() => return Err(DialError::Gone),

@@ -26,7 +26,9 @@ impl Envelopes {
         let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
         let kind = kind.split(';').next()?.trim();
         let streams = ["application/connect+json", "application/connect+proto"];
-        let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        let plain = headers
+            .get(header::CONTENT_ENCODING)
+            .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
         (plain && streams.iter().any(|stream| kind.eq_ignore_ascii_case(stream))).then(Self::default)
     }
 
@@ -67,7 +69,8 @@ impl Envelopes {
 
 /// The envelope that ends a stream whose sandbox went away (contract 4.5). It is JSON in both encodings of the protocol.
 pub(crate) fn unavailable(id: &SandboxId, what: &str) -> Bytes {
-    let json = serde_json::json!({ "error": { "code": "unavailable", "message": format!("The sandbox {id} {what}") } }).to_string();
+    let json =
+        serde_json::json!({ "error": { "code": "unavailable", "message": format!("The sandbox {id} {what}") } }).to_string();
     let mut envelope = Vec::with_capacity(json.len() + usize::from(HEADER));
     envelope.push(END_OF_STREAM);
     // A few dozen bytes.

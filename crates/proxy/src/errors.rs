@@ -109,12 +109,20 @@ impl Refusal {
         let message = self.message();
         let (title, text) = match self {
             Self::Reserved(_) | Self::Failed(_) => return None,
-            Self::NotFound => ("Sandbox Not Found", "It has ended, was never here, or sleeps and does not wake for visitors.".to_owned()),
+            Self::NotFound => (
+                "Sandbox Not Found",
+                "It has ended, was never here, or sleeps and does not wake for visitors.".to_owned(),
+            ),
             Self::PortClosed => (
                 "Closed Port",
-                format!("The sandbox is running, but there is no service running on port {port}. Start one and reload this page."),
+                format!(
+                    "The sandbox is running, but there is no service running on port {port}. Start one and reload this page."
+                ),
             ),
-            Self::NoAnswer => ("No Answer", format!("The service on port {port} closed the connection without an answer.")),
+            Self::NoAnswer => (
+                "No Answer",
+                format!("The service on port {port} closed the connection without an answer."),
+            ),
             Self::TokenMissing => ("Missing Traffic Access Token", message),
             Self::TokenInvalid => ("Invalid Traffic Access Token", message),
             Self::ResumeRefused => ("Sandbox Is Asleep", message),
@@ -122,7 +130,12 @@ impl Refusal {
             Self::TooManyConnections(_) => ("Too Many Connections", message),
             Self::TooManySandboxes(_) => ("Sandbox Limit Reached", message),
         };
-        Some(pages::render(&Page { title, text: &text, id, status: self.status() }))
+        Some(pages::render(&Page {
+            title,
+            text: &text,
+            id,
+            status: self.status(),
+        }))
     }
 
     /// The answer, as a page for people and as JSON for programs.
@@ -136,17 +149,25 @@ impl Refusal {
         let mut answer = plain(self.status(), kind, body);
         let headers = answer.headers_mut();
         // Whether it is a page depends on these, and none of it is true for long.
-        headers.insert(VARY, HeaderValue::from_static("accept, sec-fetch-mode, user-agent, x-requested-with"));
+        headers.insert(
+            VARY,
+            HeaderValue::from_static("accept, sec-fetch-mode, user-agent, x-requested-with"),
+        );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if browser {
-            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
+            headers.insert(
+                CONTENT_SECURITY_POLICY,
+                HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
+            );
         }
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             answer.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
         }
         // An SDK in a browser asks the agent across origins; without this it could not see why it gets no answer (contract 3.2).
         if target.port == AGENT_PORT {
-            answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            answer
+                .headers_mut()
+                .insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
         answer
     }
@@ -159,7 +180,11 @@ pub(crate) fn unroutable(error: Unroutable) -> Response<Body> {
 
 /// `CONNECT` asks for a kind of proxy that this is not.
 pub(crate) fn no_connect() -> Response<Body> {
-    plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "CONNECT is not supported".to_owned())
+    plain(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "text/plain; charset=utf-8",
+        "CONNECT is not supported".to_owned(),
+    )
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
@@ -173,7 +198,12 @@ fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<Body>
 pub(crate) fn is_browser(headers: &HeaderMap) -> bool {
     const NAMES: [&str; 7] = ["mozilla", "chrome", "safari", "firefox", "edge", "opera", "msie"];
     const PROGRAMS: [&str; 4] = ["cors", "no-cors", "same-origin", "websocket"];
-    let lower = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase()).unwrap_or_default();
+    let lower = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
+            .unwrap_or_default()
+    };
     let agent = lower(header::USER_AGENT.as_str());
     let accept = lower(header::ACCEPT.as_str());
     let wants_json = accept.contains("application/json") && !accept.contains("text/html");
@@ -187,12 +217,18 @@ pub(crate) fn is_browser(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    const FIREFOX: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0");
+    const FIREFOX: (&str, &str) = (
+        "user-agent",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+    );
 
     fn check(lines: &[(&str, &str)], expected: bool) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            headers.append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         assert_eq!(is_browser(&headers), expected, "{lines:?}");
     }

@@ -71,7 +71,11 @@ impl Forwarder {
     /// Answers `request` with what the target says to it, or with why it says nothing.
     pub(crate) async fn forward(&self, config: &FrontConfig, target: &Target, request: Request<Incoming>) -> Response<Body> {
         let browser = is_browser(request.headers());
-        let path = if target.port == AGENT_PORT { reserved(request.uri().path()) } else { None };
+        let path = if target.port == AGENT_PORT {
+            reserved(request.uri().path())
+        } else {
+            None
+        };
         let mut outgoing = Outgoing::new(request);
         let answered = match path {
             Some(path) => Err(Refusal::Reserved(path)),
@@ -99,9 +103,18 @@ impl Forwarder {
         loop {
             match self.upstream(config, &route, target.port, keep).await {
                 Ok((mut upstream, reused)) => {
-                    let Some(request) = outgoing.request.take() else { return Err(Refusal::NoAnswer) };
+                    let Some(request) = outgoing.request.take() else {
+                        return Err(Refusal::NoAnswer);
+                    };
                     let mut error = match upstream.sender.try_send_request(request).await {
-                        Ok(answer) => return Ok(Answered { answer, upstream, route, entered }),
+                        Ok(answer) => {
+                            return Ok(Answered {
+                                answer,
+                                upstream,
+                                route,
+                                entered,
+                            });
+                        }
                         Err(error) => error,
                     };
                     outgoing.request = error.take_message().or_else(|| outgoing.again());
@@ -166,7 +179,11 @@ impl Outgoing {
         parts.headers.remove(TRAFFIC_TOKEN);
         parts.version = Version::HTTP_11;
         // In origin form: the authority is in the host header.
-        parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+        parts.uri = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .map_or_else(|| Uri::from_static("/"), Uri::from);
         let spare = (!has_body && parts.method.is_safe() && parts.method != Method::CONNECT).then(|| parts.clone());
         let waits = has_body && expects_continue(&parts.headers);
         let mut request = Request::from_parts(parts, payload);
@@ -198,7 +215,12 @@ impl Outgoing {
 
     /// Makes a sandbox's answer one for the client.
     fn answer(&mut self, target: &Target, answered: Answered) -> Result<Response<Body>, Refusal> {
-        let Answered { mut answer, upstream, route, entered } = answered;
+        let Answered {
+            mut answer,
+            upstream,
+            route,
+            entered,
+        } = answered;
         *answer.version_mut() = Version::HTTP_11;
         if let Some(keeper) = &self.gatekeeper {
             keeper.answered();
@@ -219,7 +241,9 @@ impl Outgoing {
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The credentials in a request.

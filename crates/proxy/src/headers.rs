@@ -21,8 +21,17 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 ///
 /// `body` tells whether there is one. Returns the protocols that the client would like to change to.
 pub(crate) fn to_sandbox(headers: &mut HeaderMap, version: Version, body: bool) -> Option<HeaderValue> {
-    let upgrade = if version < Version::HTTP_2 { wanted_upgrade(headers) } else { None };
-    let trailers = tokens(headers, &TE).any(|token| token.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers")));
+    let upgrade = if version < Version::HTTP_2 {
+        wanted_upgrade(headers)
+    } else {
+        None
+    };
+    let trailers = tokens(headers, &TE).any(|token| {
+        token
+            .split(';')
+            .next()
+            .is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers"))
+    });
     let chunked = headers.contains_key(TRANSFER_ENCODING);
     strip(headers);
     if version == Version::HTTP_2 {
@@ -111,7 +120,10 @@ fn strip(headers: &mut HeaderMap) {
 
 fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -144,9 +156,20 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_asked_for_again() {
-        let mut got = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")]);
+        let mut got = headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+        ]);
         assert_eq!(to_sandbox(&mut got, Version::HTTP_11, false).unwrap(), "websocket");
-        assert_eq!(got, headers(&[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")]));
+        assert_eq!(
+            got,
+            headers(&[
+                ("connection", "upgrade"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-version", "13")
+            ])
+        );
     }
 
     #[test]
@@ -180,7 +203,10 @@ mod tests {
     fn a_mask_hides_the_host_and_tells_it() {
         let mut got = headers(&[("host", "a"), ("x-forwarded-host", "forged")]);
         set_host(&mut got, Some("3000-i1.example"), Some("box.example:${PORT}"), 3000);
-        assert_eq!(got, headers(&[("host", "box.example:3000"), ("x-forwarded-host", "3000-i1.example")]));
+        assert_eq!(
+            got,
+            headers(&[("host", "box.example:3000"), ("x-forwarded-host", "3000-i1.example")])
+        );
         let mut got = headers(&[("host", "a")]);
         set_host(&mut got, Some("3000-i1.example"), None, 3000);
         assert_eq!(got, headers(&[("host", "3000-i1.example")]));

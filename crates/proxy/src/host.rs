@@ -115,9 +115,9 @@ fn without_port(text: &str) -> Option<&str> {
 
 fn is_name(name: &str) -> bool {
     (1..=253).contains(&name.len())
-        && name
-            .split('.')
-            .all(|label| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+        && name.split('.').all(|label| {
+            (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
 }
 
 fn is_one_of(name: &str, domains: &[String]) -> bool {
@@ -146,12 +146,24 @@ mod tests {
     }
 
     fn sandbox(port: u16, id: &str) -> Result<Host, Unroutable> {
-        Ok(Host::Sandbox { port, id: id.parse().unwrap() })
+        Ok(Host::Sandbox {
+            port,
+            id: id.parse().unwrap(),
+        })
     }
 
     #[test]
     fn addresses_and_localhost_are_bare() {
-        for host in ["127.0.0.1", "127.0.0.1:3000", "localhost", "LocalHost:80", "[::1]", "[::1]:3000", "10.0.0.7:", "localhost."] {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:3000",
+            "localhost",
+            "LocalHost:80",
+            "[::1]",
+            "[::1]:3000",
+            "10.0.0.7:",
+            "localhost.",
+        ] {
             check(host, Ok(Host::Bare));
             check_below(host, Ok(Host::Bare));
         }
@@ -192,7 +204,13 @@ mod tests {
 
     #[test]
     fn other_names_are_the_apis_unless_they_are_below_a_base_domain() {
-        for host in ["my-box.lan:3000", "dormouse", "www.box.example", "host.docker.internal", "a.b.c.d.e"] {
+        for host in [
+            "my-box.lan:3000",
+            "dormouse",
+            "www.box.example",
+            "host.docker.internal",
+            "a.b.c.d.e",
+        ] {
             check(host, Ok(Host::Other));
         }
         check_below("www.box.example", Err(Unroutable::Host));
@@ -202,7 +220,23 @@ mod tests {
 
     #[test]
     fn malformed_hosts_are_refused() {
-        for host in ["", ":80", ".", "a..b", "a b", "a/b", "host:port", "host:+80", "host:70000", "[::1", "[zz]", "::1", "[::1]x:1", "hé.example", "user@host"] {
+        for host in [
+            "",
+            ":80",
+            ".",
+            "a..b",
+            "a b",
+            "a/b",
+            "host:port",
+            "host:+80",
+            "host:70000",
+            "[::1",
+            "[zz]",
+            "::1",
+            "[::1]x:1",
+            "hé.example",
+            "user@host",
+        ] {
             check(host, Err(Unroutable::Host));
         }
         check(&"a".repeat(64), Err(Unroutable::Host));

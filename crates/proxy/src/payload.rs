@@ -74,7 +74,9 @@ impl Payload {
     ///
     /// Not for a client that waits to be told to send.
     pub(crate) fn drain(self) {
-        let (Some(mut body), None) = (self.body, self.gate) else { return };
+        let (Some(mut body), None) = (self.body, self.gate) else {
+            return;
+        };
         tokio::spawn(tokio::time::timeout(DRAIN_TIME, async move {
             let mut read = 0;
             while let Some(Ok(frame)) = body.frame().await {

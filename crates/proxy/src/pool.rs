@@ -99,9 +99,17 @@ impl Pool {
     }
 
     /// Speaks HTTP/1.1 on a new connection, until it is closed or the route ends.
-    pub(crate) async fn open(self: &Arc<Self>, stream: Connection, key: Key, ended: CancellationToken) -> hyper::Result<Upstream> {
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        stream: Connection,
+        key: Key,
+        ended: CancellationToken,
+    ) -> hyper::Result<Upstream> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER).max_headers(MOST_HEADERS).preserve_header_case(true);
+        builder
+            .max_buf_size(BUFFER)
+            .max_headers(MOST_HEADERS)
+            .preserve_header_case(true);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let pool = Arc::downgrade(self);
         let its = key.clone();

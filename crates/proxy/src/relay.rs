@@ -67,10 +67,18 @@ impl Relay {
         self.state = State::Broken;
         let gone = self.ended.is_cancelled();
         if self.envelopes.as_ref().is_some_and(Envelopes::takes_another) {
-            let what = if gone { "is no longer running" } else { "closed the connection" };
+            let what = if gone {
+                "is no longer running"
+            } else {
+                "closed the connection"
+            };
             return Ok(Frame::data(envelope::unavailable(&self.id, what)));
         }
-        let reason: BoxError = if gone { "the sandbox is no longer running".into() } else { error.into() };
+        let reason: BoxError = if gone {
+            "the sandbox is no longer running".into()
+        } else {
+            error.into()
+        };
         Err(io::Error::other(reason).into())
     }
 }
@@ -106,7 +114,11 @@ impl Body for Relay {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.state == State::Open { self.body.size_hint() } else { SizeHint::with_exact(0) }
+        if self.state == State::Open {
+            self.body.size_hint()
+        } else {
+            SizeHint::with_exact(0)
+        }
     }
 }
 

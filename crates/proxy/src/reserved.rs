@@ -39,7 +39,16 @@ mod tests {
 
     #[test]
     fn every_reserved_path_is_found() {
-        for path in ["/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade", "/tunnel"] {
+        for path in [
+            "/init",
+            "/freeze",
+            "/unfreeze",
+            "/collapse",
+            "/fsfreeze",
+            "/fsthaw",
+            "/upgrade",
+            "/tunnel",
+        ] {
             assert_eq!(reserved(path), Some(path));
         }
     }
@@ -47,8 +56,27 @@ mod tests {
     #[test]
     fn disguises_are_seen_through() {
         for path in [
-            "//init", "/./init", "/%69nit", "/foo/../init", "/init/", "/init//", "init", "/..//init", "/%2e%2e/init", "/%2Finit",
-            "/%2569nit", "/foo/%2e%2e/init", "\\init", "/foo\\..\\init", "/init;x=1", "/INIT", "/init%00", "/init%20", "/%25252569nit", "/init%3Fa", "/./foo/.././init/.",
+            "//init",
+            "/./init",
+            "/%69nit",
+            "/foo/../init",
+            "/init/",
+            "/init//",
+            "init",
+            "/..//init",
+            "/%2e%2e/init",
+            "/%2Finit",
+            "/%2569nit",
+            "/foo/%2e%2e/init",
+            "\\init",
+            "/foo\\..\\init",
+            "/init;x=1",
+            "/INIT",
+            "/init%00",
+            "/init%20",
+            "/%25252569nit",
+            "/init%3Fa",
+            "/./foo/.././init/.",
         ] {
             assert_eq!(reserved(path), Some("/init"), "{path}");
         }
@@ -56,7 +84,20 @@ mod tests {
 
     #[test]
     fn other_paths_are_not() {
-        for path in ["/", "*", "/files", "/files/init", "/initial", "/init/x", "/process.Process/Start", "/health", "/..", "/%", "/foo/..", "/%zz"] {
+        for path in [
+            "/",
+            "*",
+            "/files",
+            "/files/init",
+            "/initial",
+            "/init/x",
+            "/process.Process/Start",
+            "/health",
+            "/..",
+            "/%",
+            "/foo/..",
+            "/%zz",
+        ] {
             assert_eq!(reserved(path), None, "{path}");
         }
     }

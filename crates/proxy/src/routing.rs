@@ -97,11 +97,18 @@ mod tests {
     }
 
     fn check(headers: &[&str], expected: Result<Way, Unroutable>) {
-        assert_eq!(way(&request("/", headers), &["box.example".to_owned()]), expected, "{headers:?}");
+        assert_eq!(
+            way(&request("/", headers), &["box.example".to_owned()]),
+            expected,
+            "{headers:?}"
+        );
     }
 
     fn sandbox(port: u16, id: &str) -> Result<Way, Unroutable> {
-        Ok(Way::Sandbox(Target { id: id.parse().unwrap(), port }))
+        Ok(Way::Sandbox(Target {
+            id: id.parse().unwrap(),
+            port,
+        }))
     }
 
     const ID: &str = "e2b-sandbox-id: i1abc";
@@ -109,7 +116,13 @@ mod tests {
 
     #[test]
     fn headers_decide_on_bare_shared_and_other_hosts() {
-        for host in ["host: localhost:3000", "host: 127.0.0.1", "host: [::1]:3000", "host: sandbox.box.example", "host: dormouse:3000"] {
+        for host in [
+            "host: localhost:3000",
+            "host: 127.0.0.1",
+            "host: [::1]:3000",
+            "host: sandbox.box.example",
+            "host: dormouse:3000",
+        ] {
             check(&[host, ID, PORT], sandbox(49983, "i1abc"));
             check(&[host, ID], Err(Unroutable::MissingHeader));
             check(&[host, PORT], Err(Unroutable::MissingHeader));
@@ -118,7 +131,13 @@ mod tests {
 
     #[test]
     fn without_headers_bare_hosts_are_the_apis() {
-        for host in ["host: localhost:3000", "host: 127.0.0.1", "host: api.box.example", "host: box.example", "host: dormouse:3000"] {
+        for host in [
+            "host: localhost:3000",
+            "host: 127.0.0.1",
+            "host: api.box.example",
+            "host: box.example",
+            "host: dormouse:3000",
+        ] {
             check(&[host], Ok(Way::Api));
         }
         check(&["host: sandbox.box.example"], Err(Unroutable::MissingHeader));

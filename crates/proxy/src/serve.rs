@@ -18,9 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Front;
 use crate::upgrade::Listener;
 use crate::watch::{Activity, Due, Noticing, Watched};
-use crate::Front;
 
 /// Bounds the head of a request, and what a connection holds in memory when the client does not read.
 const BUFFER: usize = 128 << 10;
@@ -198,7 +198,9 @@ fn builder() -> auto::Builder<TokioExecutor> {
 /// Small packets go out at once, and a client that has vanished is noticed.
 fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
-    let result = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    let result = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = result {
         tracing::debug!(%error, "cannot tune a client's connection");
     }
@@ -208,6 +210,9 @@ fn tune(stream: &TcpStream) {
 fn is_clients_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
     )
 }

@@ -88,7 +88,9 @@ impl Activity {
         match self.state().doing {
             Doing::Busy(_) => Due::Later(config.header_timeout),
             Doing::Head { since } => left(since, config.header_timeout).map_or(Due::Slow, Due::Later),
-            Doing::Idle { since } => left(since, config.client_idle).map_or(Due::Idle, |left| Due::Later(left.min(config.header_timeout))),
+            Doing::Idle { since } => {
+                left(since, config.client_idle).map_or(Due::Idle, |left| Due::Later(left.min(config.header_timeout)))
+            }
         }
     }
 }

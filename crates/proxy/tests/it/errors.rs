@@ -9,7 +9,9 @@ use crate::support::*;
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
 async fn check_json(world: &World, host: &str, status: u16, expected: Value) {
-    let answer = world.send(Request::get("/").header("host", host).body(empty()).unwrap()).await;
+    let answer = world
+        .send(Request::get("/").header("host", host).body(empty()).unwrap())
+        .await;
     assert_eq!(answer.status(), status);
     assert_eq!(answer.headers()["content-type"], "application/json; charset=utf-8");
     assert_eq!(answer.headers()["cache-control"], "no-store");
@@ -18,7 +20,10 @@ async fn check_json(world: &World, host: &str, status: u16, expected: Value) {
 }
 
 async fn check_page(world: &World, host: &str, status: u16, phrases: &[&str]) {
-    let request = Request::get("/").header("host", host).header("user-agent", FIREFOX).header("accept", "text/html,*/*;q=0.8");
+    let request = Request::get("/")
+        .header("host", host)
+        .header("user-agent", FIREFOX)
+        .header("accept", "text/html,*/*;q=0.8");
     let answer = world.send(request.body(empty()).unwrap()).await;
     assert_eq!(answer.status(), status);
     assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
@@ -61,12 +66,28 @@ async fn refused_routes_have_their_own_words() {
         (|| RouteError::TokenInvalid, 403, invalid, "Invalid Traffic Access Token"),
         (|| RouteError::ResumeRefused, 403, asleep, "credentials provided"),
         (|| RouteError::Transitioning, 409, busy, "still transitioning"),
-        (|| RouteError::TooMany("you have 3 of 3".into()), 429, "you have 3 of 3", "you have 3 of 3"),
-        (|| RouteError::TooMany(String::new()), 429, "Sandbox limit reached", "Sandbox Limit Reached"),
+        (
+            || RouteError::TooMany("you have 3 of 3".into()),
+            429,
+            "you have 3 of 3",
+            "you have 3 of 3",
+        ),
+        (
+            || RouteError::TooMany(String::new()),
+            429,
+            "Sandbox limit reached",
+            "Sandbox Limit Reached",
+        ),
     ];
     for (error, status, message, phrase) in table {
         world.double.refuse(ID, error);
-        check_json(&world, HOST, status, json!({ "sandboxId": ID, "message": message, "code": status })).await;
+        check_json(
+            &world,
+            HOST,
+            status,
+            json!({ "sandboxId": ID, "message": message, "code": status }),
+        )
+        .await;
         check_page(&world, HOST, status, &[phrase, ID]).await;
     }
     assert_eq!(world.double.dials(), 0);
@@ -75,10 +96,16 @@ async fn refused_routes_have_their_own_words() {
 #[tokio::test]
 async fn a_failed_wake_is_an_unexpected_error() {
     let world = World::new().await;
-    world.double.refuse(ID, || RouteError::Failed { id: ID.parse().unwrap(), source: Box::new(ControlError::ShuttingDown) });
+    world.double.refuse(ID, || RouteError::Failed {
+        id: ID.parse().unwrap(),
+        source: Box::new(ControlError::ShuttingDown),
+    });
     let answer = world.send(get("/")).await;
     assert_eq!(answer.status(), 500);
-    assert_eq!(text(answer).await, "Unexpected error when routing request: Waking sandbox i1abc failed");
+    assert_eq!(
+        text(answer).await,
+        "Unexpected error when routing request: Waking sandbox i1abc failed"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +126,11 @@ async fn control_endpoints_of_the_agent_are_reserved() {
     ];
     for (path, canonical) in paths {
         for method in ["GET", "POST", "PUT", "OPTIONS"] {
-            let answer = world.ask(&format!("{method} {path} HTTP/1.1\nhost: 49983-i1abc.box.example\nconnection: close\n\n")).await;
+            let answer = world
+                .ask(&format!(
+                    "{method} {path} HTTP/1.1\nhost: 49983-i1abc.box.example\nconnection: close\n\n"
+                ))
+                .await;
             let (head, body) = answer.split_once("\n\n").unwrap();
             assert!(head.starts_with("HTTP/1.1 404 "), "{method} {path} {answer}");
             let body: Value = serde_json::from_str(body).unwrap();
@@ -121,7 +152,14 @@ async fn such_paths_are_free_on_other_ports() {
 #[tokio::test]
 async fn errors_about_the_agent_can_be_read_across_origins_and_others_not() {
     let world = World::new().await;
-    let agent = world.send(Request::get("/health").header("host", "49983-i1abc.box.example").body(empty()).unwrap()).await;
+    let agent = world
+        .send(
+            Request::get("/health")
+                .header("host", "49983-i1abc.box.example")
+                .body(empty())
+                .unwrap(),
+        )
+        .await;
     assert_eq!(agent.headers()["access-control-allow-origin"], "*");
     let other = world.send(get("/")).await;
     assert!(!other.headers().contains_key("access-control-allow-origin"));
@@ -142,7 +180,10 @@ async fn a_service_that_hangs_up_gave_no_answer() {
 #[tokio::test]
 async fn a_service_that_speaks_nonsense_gave_no_answer() {
     let (world, player) = World::with_player().await;
-    for nonsense in ["SSH-2.0-OpenSSH_9.9\n", "HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\n"] {
+    for nonsense in [
+        "SSH-2.0-OpenSSH_9.9\n",
+        "HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\n",
+    ] {
         let mut wire = world.connect().await;
         wire.say(&format!("GET / HTTP/1.1\nhost: {HOST}\n\n")).await;
         let (mut sandbox, _) = player.request().await;
@@ -154,7 +195,9 @@ async fn a_service_that_speaks_nonsense_gave_no_answer() {
 #[tokio::test]
 async fn head_requests_get_errors_without_bodies() {
     let world = World::new().await;
-    let answer = world.ask(&format!("HEAD / HTTP/1.1\nhost: {HOST}\nconnection: close\n\n")).await;
+    let answer = world
+        .ask(&format!("HEAD / HTTP/1.1\nhost: {HOST}\nconnection: close\n\n"))
+        .await;
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("\n\n"), "{answer}");
 }
 

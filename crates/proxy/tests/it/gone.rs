@@ -2,6 +2,7 @@
 
 use dormouse_control::RouteError;
 use http::Request;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -27,7 +28,11 @@ fn envelope(flags: u8, payload: &[u8]) -> Vec<u8> {
 async fn streaming(head: &str, bytes: &[u8]) -> (World, Wire, Wire) {
     let (world, player) = World::with_player().await;
     let mut client = world.connect().await;
-    client.say(&format!("POST /process.Process/Start HTTP/1.1\nhost: {HOST}\ncontent-length: 2\n\nhi")).await;
+    client
+        .say(&format!(
+            "POST /process.Process/Start HTTP/1.1\nhost: {HOST}\ncontent-length: 2\n\nhi"
+        ))
+        .await;
     let (mut sandbox, _) = player.request().await;
     sandbox.hear("hi").await;
     sandbox.say(head).await;
@@ -90,7 +95,8 @@ async fn after_its_end_nothing_is_added() {
 
 #[tokio::test]
 async fn other_streams_are_cut() {
-    let (world, mut client, _sandbox) = streaming(&STREAM.replace("application/connect+json", "text/event-stream"), b"data: 1").await;
+    let (world, mut client, _sandbox) =
+        streaming(&STREAM.replace("application/connect+json", "text/event-stream"), b"data: 1").await;
     world.double.kill(ID);
     assert_eq!(client.rest().await, "");
 }
@@ -107,23 +113,30 @@ async fn a_stream_whose_connection_breaks_is_ended_properly_too() {
 async fn an_http_2_client_sees_the_end_too() {
     let (world, player) = World::with_player().await;
     let mut client = world.http2().await;
-    let asked = tokio::spawn(async move {
-        let answer = client.send_request(Request::get(format!("http://{HOST}/")).body(empty()).unwrap()).await.unwrap();
-        (text(answer).await, client)
-    });
+    let asked = tokio::spawn(client.send_request(Request::get(format!("http://{HOST}/")).body(empty()).unwrap()));
     let (mut sandbox, _) = player.request().await;
     sandbox.say(STREAM).await;
+    let mut body = soon(asked).await.unwrap().unwrap().into_body();
     sandbox.write(&chunk(&envelope(0, b"{}"))).await;
+    assert_eq!(
+        soon(body.frame()).await.unwrap().unwrap().into_data().unwrap(),
+        envelope(0, b"{}")
+    );
     world.double.kill(ID);
-    let (body, _client) = soon(asked).await.unwrap();
-    assert!(body.contains("unavailable") && body.contains(ID), "{body}");
+    let end = soon(body.frame()).await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(end[0], 2);
+    let end: Value = serde_json::from_slice(&end[5..]).unwrap();
+    assert_eq!(end["error"]["code"], "unavailable");
+    assert!(soon(body.frame()).await.is_none());
 }
 
 #[tokio::test]
 async fn a_request_without_an_answer_yet_is_told_that_the_sandbox_is_gone() {
     let (world, player) = World::with_player().await;
     let mut client = world.connect().await;
-    client.say(&format!("POST / HTTP/1.1\nhost: {HOST}\ncontent-length: 2\n\nhi")).await;
+    client
+        .say(&format!("POST / HTTP/1.1\nhost: {HOST}\ncontent-length: 2\n\nhi"))
+        .await;
     let (mut sandbox, _) = player.request().await;
     sandbox.hear("hi").await;
     world.double.kill(ID);
@@ -177,5 +190,8 @@ async fn waiting_for_a_port_ends_with_the_sandbox() {
 async fn a_sandbox_that_was_killed_is_not_found_at_once() {
     let world = World::with(|config| config.dial_waits = vec![LONG; 4]).await;
     world.double.refuse(ID, || RouteError::NotFound);
-    assert_eq!(json(world.send(get("/health")).await).await["message"], "The sandbox was not found");
+    assert_eq!(
+        json(world.send(get("/health")).await).await["message"],
+        "The sandbox was not found"
+    );
 }

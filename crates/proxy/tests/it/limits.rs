@@ -44,7 +44,10 @@ async fn more_than_the_limit_are_refused_until_some_are_done() {
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     let message = "The sandbox has too many concurrent incoming connections (limit: 2)";
-    assert_eq!(json(refused).await, json!({ "sandboxId": ID, "message": message, "code": 429, "connectionLimit": 2 }));
+    assert_eq!(
+        json(refused).await,
+        json!({ "sandboxId": ID, "message": message, "code": 429, "connectionLimit": 2 })
+    );
 
     let mut other = world.connect().await;
     other.say("GET / HTTP/1.1\nhost: 3000-i2.box.example\n\n").await;
@@ -54,7 +57,9 @@ async fn more_than_the_limit_are_refused_until_some_are_done() {
     sandbox.say("HTTP/1.1 200 OK\ncontent-length: 0\n\n").await;
     client.head().await;
     // The place is free when the client has the whole answer; the next request on its connection comes after that.
-    client.say(&format!("POST / HTTP/1.1\nhost: {HOST}\ncontent-length: 0\n\n")).await;
+    client
+        .say(&format!("POST / HTTP/1.1\nhost: {HOST}\ncontent-length: 0\n\n"))
+        .await;
     let (mut sandbox, _) = player.request().await;
     sandbox.say("HTTP/1.1 200 OK\ncontent-length: 0\n\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 "));
@@ -66,9 +71,13 @@ async fn tunnels_count() {
     let player = Player::new().await;
     world.double.run(ID, [(3000, player.address)]);
     let mut client = world.connect().await;
-    client.say(&format!("GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: x\n\n")).await;
+    client
+        .say(&format!("GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: x\n\n"))
+        .await;
     let (mut sandbox, _) = player.request().await;
-    sandbox.say("HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\nhello").await;
+    sandbox
+        .say("HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\nhello")
+        .await;
     client.head().await;
     client.hear("hello").await;
     assert_eq!(world.send(get("/")).await.status(), 429);
@@ -92,7 +101,13 @@ async fn heads_must_not_be_endless() {
 #[tokio::test]
 async fn garbage_is_refused() {
     let world = World::new().await;
-    for garbage in ["\0\0\0\n\n", "GET\n\n", "GET / HTTP/9.9\n\n", "GET / HTTP/1.1\nhost localhost\n\n", "GET / HTTP/1.1\nhost: localhost\ncontent-length: x\n\n"] {
+    for garbage in [
+        "\0\0\0\n\n",
+        "GET\n\n",
+        "GET / HTTP/9.9\n\n",
+        "GET / HTTP/1.1\nhost localhost\n\n",
+        "GET / HTTP/1.1\nhost: localhost\ncontent-length: x\n\n",
+    ] {
         let answer = world.ask(garbage).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{garbage:?} {answer}");
     }
@@ -103,7 +118,11 @@ async fn garbage_is_refused() {
 async fn a_request_that_breaks_off_reaches_the_sandbox_broken() {
     let (world, player) = World::with_player().await;
     let mut client = world.connect().await;
-    client.say(&format!("POST / HTTP/1.1\nhost: {HOST}\ntransfer-encoding: chunked\n\n5\nhel")).await;
+    client
+        .say(&format!(
+            "POST / HTTP/1.1\nhost: {HOST}\ntransfer-encoding: chunked\n\n5\nhel"
+        ))
+        .await;
     let (mut sandbox, _) = player.request().await;
     sandbox.hear("3\nhel\n").await;
     drop(client);

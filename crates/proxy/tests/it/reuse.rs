@@ -9,7 +9,9 @@ const OK: &str = "HTTP/1.1 200 OK\ncontent-length: 2\n\nok";
 
 /// Sends a request from a client of its own and returns the answer's head and body.
 async fn ask(world: &World, request: &str) -> String {
-    world.ask(&request.replacen('\n', &format!("\nhost: {HOST}\nconnection: close\n"), 1)).await
+    world
+        .ask(&request.replacen('\n', &format!("\nhost: {HOST}\nconnection: close\n"), 1))
+        .await
 }
 
 /// A world whose pool has one connection to the player's port.
@@ -64,7 +66,11 @@ async fn harmless_requests_share_a_connection() {
 #[tokio::test]
 async fn others_get_one_of_their_own() {
     let (world, player, _sandbox) = kept().await;
-    for request in ["POST /2 HTTP/1.1\ncontent-length: 0\n\n", "PUT /2 HTTP/1.1\ncontent-length: 2\n\nhi", "GET /2 HTTP/1.1\ncontent-length: 2\n\nhi"] {
+    for request in [
+        "POST /2 HTTP/1.1\ncontent-length: 0\n\n",
+        "PUT /2 HTTP/1.1\ncontent-length: 2\n\nhi",
+        "GET /2 HTTP/1.1\ncontent-length: 2\n\nhi",
+    ] {
         let (answer, _) = tokio::join!(ask(&world, request), async {
             let (mut sandbox, head) = player.request().await;
             assert!(head.contains(" /2 "), "{head}");
@@ -116,7 +122,9 @@ async fn another_run_gets_other_connections() {
 #[tokio::test]
 async fn another_instance_gets_other_connections() {
     let (world, player, _sandbox) = kept().await;
-    world.double.change(ID, |sandbox| sandbox.route.instance = InstanceId::random());
+    world
+        .double
+        .change(ID, |sandbox| sandbox.route.instance = InstanceId::random());
     let (answer, ()) = tokio::join!(ask(&world, "GET /2 HTTP/1.1\n\n"), async {
         let (mut sandbox, _) = player.request().await;
         sandbox.say(OK).await;

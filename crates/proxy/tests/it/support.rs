@@ -73,7 +73,9 @@ impl Backend for Double {
         });
         match self.sandboxes.lock().unwrap().get(id.as_str()) {
             None => Err(RouteError::NotFound),
-            Some(Sandbox { refuse: Some(refuse), .. }) => Err(refuse()),
+            Some(Sandbox {
+                refuse: Some(refuse), ..
+            }) => Err(refuse()),
             Some(sandbox) => Ok(sandbox.route.clone()),
         }
     }
@@ -113,7 +115,11 @@ impl Double {
             mask_host: None,
             ended: ended.clone(),
         };
-        let sandbox = Sandbox { ports: ports.into_iter().collect(), route, refuse: None };
+        let sandbox = Sandbox {
+            ports: ports.into_iter().collect(),
+            route,
+            refuse: None,
+        };
         self.sandboxes.lock().unwrap().insert(id.to_owned(), sandbox);
         ended
     }
@@ -162,7 +168,12 @@ impl World {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, front, shutdown.clone()));
-        Self { address, double, shutdown, serving }
+        Self {
+            address,
+            double,
+            shutdown,
+            serving,
+        }
     }
 
     /// A front with one running sandbox, whose port 3000 is played by the test.
@@ -205,8 +216,13 @@ impl World {
 fn api() -> axum::Router {
     use axum::routing::{any, get};
     axum::Router::new()
-        .route("/peer", get(|axum::Extension(peer): axum::Extension<SocketAddr>| async move { peer.ip().to_string() }))
-        .fallback(any(|request: axum::extract::Request| async move { format!("api {} {}", request.method(), request.uri().path()) }))
+        .route(
+            "/peer",
+            get(|axum::Extension(peer): axum::Extension<SocketAddr>| async move { peer.ip().to_string() }),
+        )
+        .fallback(any(|request: axum::extract::Request| async move {
+            format!("api {} {}", request.method(), request.uri().path())
+        }))
 }
 
 pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
@@ -322,7 +338,11 @@ where
                 let answer = answer(request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades(),
+            );
         }
     });
     address

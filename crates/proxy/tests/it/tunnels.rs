@@ -16,13 +16,25 @@ use crate::support::*;
 async fn open() -> (World, Wire, Wire) {
     let (world, player) = World::with_player().await;
     let mut client = world.connect().await;
-    client.say(&format!("GET /chat HTTP/1.1\nhost: {HOST}\nconnection: keep-alive, Upgrade\nupgrade: odd/1\nx-key: k\n\n")).await;
+    client
+        .say(&format!(
+            "GET /chat HTTP/1.1\nhost: {HOST}\nconnection: keep-alive, Upgrade\nupgrade: odd/1\nx-key: k\n\n"
+        ))
+        .await;
     let (mut sandbox, head) = player.request().await;
-    assert!(head.contains("connection: upgrade\n") && head.contains("upgrade: odd/1\n") && head.contains("x-key: k\n"), "{head}");
-    sandbox.say("HTTP/1.1 101 Switching Protocols\nconnection: Upgrade\nupgrade: odd/1\nx-accept: a\n\nfirst").await;
+    assert!(
+        head.contains("connection: upgrade\n") && head.contains("upgrade: odd/1\n") && head.contains("x-key: k\n"),
+        "{head}"
+    );
+    sandbox
+        .say("HTTP/1.1 101 Switching Protocols\nconnection: Upgrade\nupgrade: odd/1\nx-accept: a\n\nfirst")
+        .await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\n"), "{head}");
-    assert!(head.contains("connection: upgrade\n") && head.contains("upgrade: odd/1\n") && head.contains("x-accept: a\n"), "{head}");
+    assert!(
+        head.contains("connection: upgrade\n") && head.contains("upgrade: odd/1\n") && head.contains("x-accept: a\n"),
+        "{head}"
+    );
     client.hear("first").await;
     (world, client, sandbox)
 }
@@ -63,9 +75,13 @@ async fn a_shutdown_closes_them_after_the_grace() {
     let player = Player::new().await;
     world.double.run(ID, [(3000, player.address)]);
     let mut client = world.connect().await;
-    client.say(&format!("GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: x\n\n")).await;
+    client
+        .say(&format!("GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: x\n\n"))
+        .await;
     let (mut sandbox, _) = player.request().await;
-    sandbox.say("HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\nhello").await;
+    sandbox
+        .say("HTTP/1.1 101 Switching Protocols\nconnection: upgrade\nupgrade: x\n\nhello")
+        .await;
     client.head().await;
     client.hear("hello").await;
     world.shutdown.cancel();
@@ -77,9 +93,15 @@ async fn a_shutdown_closes_them_after_the_grace() {
 async fn a_refusal_is_an_ordinary_answer_and_the_connection_goes_on() {
     let (world, player) = World::with_player().await;
     let mut client = world.connect().await;
-    client.say(&format!("GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: websocket\n\n")).await;
+    client
+        .say(&format!(
+            "GET / HTTP/1.1\nhost: {HOST}\nconnection: upgrade\nupgrade: websocket\n\n"
+        ))
+        .await;
     let (mut sandbox, _) = player.request().await;
-    sandbox.say("HTTP/1.1 426 Upgrade Required\nupgrade: other/2\ncontent-length: 2\n\nno").await;
+    sandbox
+        .say("HTTP/1.1 426 Upgrade Required\nupgrade: other/2\ncontent-length: 2\n\nno")
+        .await;
     assert!(client.head().await.starts_with("HTTP/1.1 426 "));
     client.hear("no").await;
     client.say("GET /after HTTP/1.1\nhost: localhost\n\n").await;
@@ -100,13 +122,21 @@ async fn websockets_work() {
                 }
             }
         });
-        let answer = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header("connection", "upgrade").header("upgrade", "websocket");
-        answer.header("sec-websocket-accept", accept).body(Empty::<bytes::Bytes>::new()).unwrap()
+        let answer = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket");
+        answer
+            .header("sec-websocket-accept", accept)
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap()
     })
     .await;
     world.double.run(ID, [(3000, echo)]);
     let wire = world.connect().await;
-    let (mut socket, _) = soon(tokio_tungstenite::client_async(format!("ws://{HOST}/"), wire.0)).await.unwrap();
+    let (mut socket, _) = soon(tokio_tungstenite::client_async(format!("ws://{HOST}/"), wire.0))
+        .await
+        .unwrap();
     for size in [0, 1, 1000, 1 << 20] {
         let message = Message::binary(vec![7; size]);
         soon(socket.send(message.clone())).await.unwrap();
