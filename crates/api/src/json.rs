@@ -69,11 +69,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        // `.` is the body as a whole; a missing field is named by the text.
-        if path == "." {
-            ApiError::unparsable(error.into_inner())
-        } else {
-            ApiError::unparsable(format!("{path}: {}", error.into_inner()))
+        // `.` is the body as a whole (a missing field is named by the text), `?` what could not be read far enough to have a name.
+        match path.trim_end_matches(['.', '?']) {
+            "" => ApiError::unparsable(error.into_inner()),
+            path => ApiError::unparsable(format!("{path}: {}", error.into_inner())),
         }
     })?;
     json.end().map_err(ApiError::unparsable)?;

@@ -161,7 +161,7 @@ mod tests {
             "startedAfter=soon",
             "nextToken=x",
             "template=a:b",
-            "metadata=a%3D%25ff",
+            "metadata=a%3D%2525ff",
         ] {
             assert!(Query::parse(query).is_err(), "{query}");
         }

@@ -1,0 +1,12 @@
+//! The API over a real control plane, on the simulator: what a client sees.
+
+mod auth;
+mod bodies;
+mod create;
+mod failures;
+mod idempotency;
+mod list;
+mod others;
+mod states;
+mod wire;
+mod world;
