@@ -375,4 +375,50 @@ mod tests {
         assert_eq!(keyed(text, "oom_kill"), 3);
         assert_eq!(keyed(text, "absent"), 0);
     }
+
+    /// Freezes, thaws and kills a process in a cgroup of the given hierarchy.
+    fn check_life(hierarchy: Hierarchy) {
+        let cgroup = Cgroup::new(hierarchy, format!("dormouse-test-{}", std::process::id()));
+        let dir = cgroup.freezer_dir();
+        if let Err(error) = fs::create_dir(&dir) {
+            eprintln!("skipped: no cgroup can be made: {error}");
+            return;
+        }
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep starts");
+        fs::write(dir.join("cgroup.procs"), child.id().to_string()).expect("the child moves");
+        assert_eq!(cgroup.processes().expect("readable").len(), 1);
+        assert!(!cgroup.is_frozen().expect("readable"));
+        cgroup.freeze().expect("frozen");
+        assert!(cgroup.is_frozen().expect("readable"));
+        cgroup.freeze().expect("frozen twice");
+        cgroup.thaw().expect("thawed");
+        cgroup.freeze().expect("frozen again");
+        cgroup.kill().expect("killed while frozen");
+        child.wait().expect("ended");
+        cgroup.remove().expect("empty");
+        cgroup.remove().expect("already gone");
+        assert!(!dir.exists());
+        assert!(cgroup.processes().expect("none").is_empty());
+        cgroup.kill().expect("nothing to kill");
+    }
+
+    #[test]
+    fn this_hosts_cgroups_freeze_and_end() {
+        match Hierarchy::detect() {
+            Ok(hierarchy) => check_life(hierarchy),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_version_2_tree_freezes_and_ends() {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let v2 = mounts
+            .lines()
+            .find_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 ")));
+        match v2 {
+            Some(top) => check_life(Hierarchy::V2(top.into())),
+            None => eprintln!("skipped: no version 2 tree is mounted"),
+        }
+    }
 }

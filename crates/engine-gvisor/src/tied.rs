@@ -24,7 +24,10 @@ impl<S> Tied<S> {
         let gone = async move {
             let _ = exit.wait_for(Option::is_some).await;
         };
-        Self { stream, gone: gone.boxed() }
+        Self {
+            stream,
+            gone: gone.boxed(),
+        }
     }
 }
 
@@ -51,7 +54,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tied<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

@@ -124,7 +124,24 @@ impl Host {
     pub(crate) async fn finish(self) -> Result<()> {
         let remains = self.remains()?;
         ensure!(remains.is_empty(), "left behind: {remains:#?}");
-        self.slots.uninstall().await?;
+        // Without slots this leaves nothing on the host.
+        self.slots.close().await;
+        // The parents stay for the next instance; there is none.
+        let name = format!("*dormouse/{}*", Prefix::for_data_dir(&self.dir().join("sandboxes")));
+        Command::new("find")
+            .args([
+                "/sys/fs/cgroup",
+                "-depth",
+                "-path",
+                &name,
+                "-type",
+                "d",
+                "-exec",
+                "rmdir",
+                "{}",
+                "+",
+            ])
+            .output()?;
         Ok(())
     }
 }

@@ -3,5 +3,6 @@
 mod host;
 mod http;
 
+mod agent;
 mod life;
 mod restart;

@@ -1,7 +1,11 @@
 //! Instances outlive the daemon.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
 use dormouse_engine::{AdoptedInstance, Engine, ExitReason};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::host::Host;
 use crate::http::get;
@@ -47,14 +51,20 @@ async fn remains_of_the_dead_are_removed() -> Result<()> {
     let half = host.dir().join("sandboxes").join("xaaaaaaaaaaaaaaa");
     std::fs::create_dir_all(&half)?;
     std::fs::write(half.join("record.json"), "{")?;
-    let mut host = Some(host.restart().await?);
-    let shim: i32 = std::fs::read_to_string(dir.join("shim.pid"))?.trim().parse()?;
-    if let Some(shim) = rustix::process::Pid::from_raw(shim) {
-        rustix::process::kill_process(shim, rustix::process::Signal::KILL)?;
-    }
-    let host = host.take().expect("there");
+    let host = host.restart().await?;
+    kill_and_wait(&dir.join("shim.pid"))?;
     let adopted = host.engine.adopt().await?;
     assert!(adopted.live.is_empty(), "{:?}", adopted.live);
     assert_eq!(adopted.removed.len(), 2, "{:?}", adopted.removed);
     host.finish().await
+}
+
+/// Kills the process whose number is in a file, and returns when it has ended.
+fn kill_and_wait(file: &Path) -> Result<()> {
+    let pid = std::fs::read_to_string(file)?.trim().parse()?;
+    let pid = Pid::from_raw(pid).context("no process")?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_send_signal(&process, Signal::KILL)?;
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], None)?;
+    Ok(())
 }
