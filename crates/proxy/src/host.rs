@@ -136,13 +136,13 @@ mod tests {
 
     use super::*;
 
-    fn check(text: &str, expected: Result<Host, Unroutable>) {
-        assert_eq!(parse(text, &[]), expected, "{text} without base domains");
+    fn check(text: &str, expected: &Result<Host, Unroutable>) {
+        assert_eq!(&parse(text, &[]), expected, "{text} without base domains");
     }
 
-    fn check_below(text: &str, expected: Result<Host, Unroutable>) {
+    fn check_below(text: &str, expected: &Result<Host, Unroutable>) {
         let domains = ["box.example".to_owned(), "e2b.localhost".to_owned()];
-        assert_eq!(parse(text, &domains), expected, "{text} with base domains");
+        assert_eq!(&parse(text, &domains), expected, "{text} with base domains");
     }
 
     fn sandbox(port: u16, id: &str) -> Result<Host, Unroutable> {
@@ -164,42 +164,42 @@ mod tests {
             "10.0.0.7:",
             "localhost.",
         ] {
-            check(host, Ok(Host::Bare));
-            check_below(host, Ok(Host::Bare));
+            check(host, &Ok(Host::Bare));
+            check_below(host, &Ok(Host::Bare));
         }
     }
 
     #[test]
     fn first_labels_name_the_api_and_the_shared_host() {
-        check("api.box.example", Ok(Host::Api));
-        check("API.Box.Example:8443", Ok(Host::Api));
-        check("sandbox.box.example", Ok(Host::Shared));
-        check_below("box.example", Ok(Host::Api));
-        check_below("api.elsewhere.example", Ok(Host::Api));
-        check("api", Ok(Host::Other));
-        check("sandbox", Ok(Host::Other));
+        check("api.box.example", &Ok(Host::Api));
+        check("API.Box.Example:8443", &Ok(Host::Api));
+        check("sandbox.box.example", &Ok(Host::Shared));
+        check_below("box.example", &Ok(Host::Api));
+        check_below("api.elsewhere.example", &Ok(Host::Api));
+        check("api", &Ok(Host::Other));
+        check("sandbox", &Ok(Host::Other));
     }
 
     #[test]
     fn a_port_and_an_id_name_a_sandbox_below_any_domain() {
-        check("3000-i1abc.box.example", sandbox(3000, "i1abc"));
-        check("49983-i1abc-6532622b.box.example:8443", sandbox(49983, "i1abc"));
-        check("80-I1ABC-x-y-z.localhost", sandbox(80, "i1abc"));
-        check("80-i1abc", sandbox(80, "i1abc"));
-        check("65535-i1abc.example.", sandbox(65535, "i1abc"));
-        check_below("80-i1abc.custom.example", sandbox(80, "i1abc"));
+        check("3000-i1abc.box.example", &sandbox(3000, "i1abc"));
+        check("49983-i1abc-6532622b.box.example:8443", &sandbox(49983, "i1abc"));
+        check("80-I1ABC-x-y-z.localhost", &sandbox(80, "i1abc"));
+        check("80-i1abc", &sandbox(80, "i1abc"));
+        check("65535-i1abc.example.", &sandbox(65535, "i1abc"));
+        check_below("80-i1abc.custom.example", &sandbox(80, "i1abc"));
     }
 
     #[test]
     fn bad_ports_and_ids_are_told_apart() {
-        check("0-i1abc.example", Err(Unroutable::Port));
-        check("65536-i1abc.example", Err(Unroutable::Port));
-        check("99999999999999999999-i1abc.example", Err(Unroutable::Port));
-        check("3000-.example", Err(Unroutable::Sandbox));
-        check("3000--x.example", Err(Unroutable::Sandbox));
-        check("3000-i1_abc.example", Err(Unroutable::Sandbox));
-        check_below("web-i1abc.box.example", Err(Unroutable::Port));
-        check_below("-i1abc.box.example", Err(Unroutable::Port));
+        check("0-i1abc.example", &Err(Unroutable::Port));
+        check("65536-i1abc.example", &Err(Unroutable::Port));
+        check("99999999999999999999-i1abc.example", &Err(Unroutable::Port));
+        check("3000-.example", &Err(Unroutable::Sandbox));
+        check("3000--x.example", &Err(Unroutable::Sandbox));
+        check("3000-i1_abc.example", &Err(Unroutable::Sandbox));
+        check_below("web-i1abc.box.example", &Err(Unroutable::Port));
+        check_below("-i1abc.box.example", &Err(Unroutable::Port));
     }
 
     #[test]
@@ -211,11 +211,11 @@ mod tests {
             "host.docker.internal",
             "a.b.c.d.e",
         ] {
-            check(host, Ok(Host::Other));
+            check(host, &Ok(Host::Other));
         }
-        check_below("www.box.example", Err(Unroutable::Host));
-        check_below("a.80-i1abc.box.example", Err(Unroutable::Host));
-        check_below("notbox.example", Ok(Host::Other));
+        check_below("www.box.example", &Err(Unroutable::Host));
+        check_below("a.80-i1abc.box.example", &Err(Unroutable::Host));
+        check_below("notbox.example", &Ok(Host::Other));
     }
 
     #[test]
@@ -237,10 +237,10 @@ mod tests {
             "hé.example",
             "user@host",
         ] {
-            check(host, Err(Unroutable::Host));
+            check(host, &Err(Unroutable::Host));
         }
-        check(&"a".repeat(64), Err(Unroutable::Host));
-        check(&"a.".repeat(150), Err(Unroutable::Host));
+        check(&"a".repeat(64), &Err(Unroutable::Host));
+        check(&"a.".repeat(150), &Err(Unroutable::Host));
     }
 
     proptest! {

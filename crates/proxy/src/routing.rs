@@ -96,9 +96,9 @@ mod tests {
         builder.body(()).unwrap()
     }
 
-    fn check(headers: &[&str], expected: Result<Way, Unroutable>) {
+    fn check(headers: &[&str], expected: &Result<Way, Unroutable>) {
         assert_eq!(
-            way(&request("/", headers), &["box.example".to_owned()]),
+            &way(&request("/", headers), &["box.example".to_owned()]),
             expected,
             "{headers:?}"
         );
@@ -123,9 +123,9 @@ mod tests {
             "host: sandbox.box.example",
             "host: dormouse:3000",
         ] {
-            check(&[host, ID, PORT], sandbox(49983, "i1abc"));
-            check(&[host, ID], Err(Unroutable::MissingHeader));
-            check(&[host, PORT], Err(Unroutable::MissingHeader));
+            check(&[host, ID, PORT], &sandbox(49983, "i1abc"));
+            check(&[host, ID], &Err(Unroutable::MissingHeader));
+            check(&[host, PORT], &Err(Unroutable::MissingHeader));
         }
     }
 
@@ -138,37 +138,37 @@ mod tests {
             "host: box.example",
             "host: dormouse:3000",
         ] {
-            check(&[host], Ok(Way::Api));
+            check(&[host], &Ok(Way::Api));
         }
-        check(&["host: sandbox.box.example"], Err(Unroutable::MissingHeader));
+        check(&["host: sandbox.box.example"], &Err(Unroutable::MissingHeader));
     }
 
     #[test]
     fn headers_do_not_matter_where_the_host_tells() {
-        check(&["host: 3000-i2.box.example", ID, PORT], sandbox(3000, "i2"));
-        check(&["host: 3000-i2.box.example", ID], sandbox(3000, "i2"));
-        check(&["host: api.box.example", ID, PORT], Ok(Way::Api));
+        check(&["host: 3000-i2.box.example", ID, PORT], &sandbox(3000, "i2"));
+        check(&["host: 3000-i2.box.example", ID], &sandbox(3000, "i2"));
+        check(&["host: api.box.example", ID, PORT], &Ok(Way::Api));
     }
 
     #[test]
     fn header_values_are_checked() {
         let host = "host: localhost";
-        check(&[host, "e2b-sandbox-id: i1abc-6532622b", PORT], sandbox(49983, "i1abc"));
-        check(&[host, "e2b-sandbox-id: ../x", PORT], Err(Unroutable::Sandbox));
-        check(&[host, "e2b-sandbox-id: I1ABC", PORT], Err(Unroutable::Sandbox));
-        check(&[host, ID, "e2b-sandbox-port: 0"], Err(Unroutable::Port));
-        check(&[host, ID, "e2b-sandbox-port: +80"], Err(Unroutable::Port));
-        check(&[host, ID, "e2b-sandbox-port: http"], Err(Unroutable::Port));
-        check(&[host, ID, ID, PORT], Err(Unroutable::Sandbox));
-        check(&[host, ID, PORT, "e2b-sandbox-port: 80"], Err(Unroutable::Port));
+        check(&[host, "e2b-sandbox-id: i1abc-6532622b", PORT], &sandbox(49983, "i1abc"));
+        check(&[host, "e2b-sandbox-id: ../x", PORT], &Err(Unroutable::Sandbox));
+        check(&[host, "e2b-sandbox-id: I1ABC", PORT], &Err(Unroutable::Sandbox));
+        check(&[host, ID, "e2b-sandbox-port: 0"], &Err(Unroutable::Port));
+        check(&[host, ID, "e2b-sandbox-port: +80"], &Err(Unroutable::Port));
+        check(&[host, ID, "e2b-sandbox-port: http"], &Err(Unroutable::Port));
+        check(&[host, ID, ID, PORT], &Err(Unroutable::Sandbox));
+        check(&[host, ID, PORT, "e2b-sandbox-port: 80"], &Err(Unroutable::Port));
     }
 
     #[test]
     fn hosts_must_be_there_once() {
-        check(&[], Err(Unroutable::Host));
-        check(&["host: localhost", "host: 3000-i2.box.example"], Err(Unroutable::Host));
-        check(&["host: x.box.example"], Err(Unroutable::Host));
-        check(&["host: web-i2.box.example"], Err(Unroutable::Port));
+        check(&[], &Err(Unroutable::Host));
+        check(&["host: localhost", "host: 3000-i2.box.example"], &Err(Unroutable::Host));
+        check(&["host: x.box.example"], &Err(Unroutable::Host));
+        check(&["host: web-i2.box.example"], &Err(Unroutable::Port));
     }
 
     #[test]

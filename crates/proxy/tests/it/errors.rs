@@ -54,6 +54,9 @@ async fn a_port_without_a_listener_is_not_open() {
     check_page(&world, HOST, 502, &["no service running on port", "3000", ID]).await;
 }
 
+/// What control says, and the status, the message and a phrase of the page.
+type Refused<'a> = (fn() -> RouteError, u16, &'a str, &'a str);
+
 #[tokio::test]
 async fn refused_routes_have_their_own_words() {
     let world = World::new().await;
@@ -61,7 +64,7 @@ async fn refused_routes_have_their_own_words() {
     let invalid = "Sandbox is secured with traffic access token. Provided token in header 'e2b-traffic-access-token' is invalid";
     let asleep = "This sandbox can't be resumed with the credentials provided. Check your access token and try again.";
     let busy = "The sandbox is still transitioning. Try again in a moment.";
-    let table: [(fn() -> RouteError, u16, &str, &str); 6] = [
+    let table: [Refused<'_>; 6] = [
         (|| RouteError::TokenMissing, 403, missing, "Missing Traffic Access Token"),
         (|| RouteError::TokenInvalid, 403, invalid, "Invalid Traffic Access Token"),
         (|| RouteError::ResumeRefused, 403, asleep, "credentials provided"),

@@ -42,7 +42,7 @@ async fn requests_arrive_as_they_were_sent() {
 async fn the_host_may_be_masked_except_for_the_agent() {
     let (world, player) = World::with_player().await;
     world.double.change(ID, |sandbox| {
-        sandbox.route.mask_host = Some("custom-host.example.com:${PORT}".into())
+        sandbox.route.mask_host = Some("custom-host.example.com:${PORT}".into());
     });
     let mut wire = world.connect().await;
     wire.say(&format!("GET / HTTP/1.1\nhost: {HOST}\n\n")).await;

@@ -2,6 +2,7 @@
 
 use futures::future::join_all;
 use http::Response;
+use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -11,6 +12,16 @@ use crate::support::*;
 #[tokio::test]
 async fn a_thousand_at_a_time_to_one_sandbox() {
     const MANY: usize = 1000;
+    // Four descriptors each, as both ends are here.
+    let most = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: most.maximum,
+            ..most
+        },
+    )
+    .unwrap();
     let world = World::new().await;
     // Nobody is answered before everybody has asked.
     let barrier = Arc::new(Barrier::new(MANY));

@@ -1,4 +1,5 @@
 //! The front as clients meet it: everything over TCP on loopback, with a double of the control plane behind it.
+#![expect(clippy::unwrap_used, reason = "a test may panic, also in its helpers")]
 
 mod errors;
 mod exchange;
