@@ -24,12 +24,16 @@ mod process;
 mod readiness;
 mod rpc;
 mod server;
+mod sudo;
 mod trust;
 mod tunnel;
 mod users;
 
+use std::ffi::OsStr;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
@@ -38,7 +42,10 @@ use crate::config::Config;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
-    let _name = arguments.next();
+    let name = arguments.next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(OsStr::new(sudo::NAME)) {
+        return sudo::run(arguments.collect());
+    }
     let config = match Config::read(arguments, |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
@@ -75,6 +82,13 @@ fn run(config: Config) -> io::Result<()> {
         let address = listener.local_addr()?;
         let agent = Agent::new(config)?;
         writeln!(io::stdout(), "listening on {address}")?;
+        let sudo = Arc::clone(&agent);
+        tokio::spawn(async move {
+            // A sandbox without sudo still is a sandbox.
+            if let Err(error) = sudo::serve(sudo).await {
+                complain(&format_args!("sudo is not available: {error}"));
+            }
+        });
         server::serve(agent, listener).await
     })
 }

@@ -166,17 +166,28 @@ impl Changes {
             for child in children.filter_map(Result::ok) {
                 let name = directory.join(child.file_name());
                 if announce && self.announced.insert(name.clone()) {
-                    let kind = EventType::EVENT_TYPE_CREATE;
-                    self.pending.push_back(Change {
-                        name: name.clone(),
-                        kind,
-                    });
+                    self.announce(&name, &child);
                 }
                 let is_directory = child.file_type().is_ok_and(|kind| kind.is_dir());
                 if is_directory && self.watch(name.clone()).is_ok() {
                     open.push(name);
                 }
             }
+        }
+    }
+
+    /// Tells of something that was there before its directory was watched. Content means that it was written to.
+    fn announce(&mut self, name: &Path, child: &fs::DirEntry) {
+        let mut tell = |kind| {
+            let name = name.to_owned();
+            self.pending.push_back(Change { name, kind });
+        };
+        tell(EventType::EVENT_TYPE_CREATE);
+        if child
+            .metadata()
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
+        {
+            tell(EventType::EVENT_TYPE_WRITE);
         }
     }
 
@@ -255,8 +266,8 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary directory");
         let mut changes = Changes::of(root.path(), true).expect("watched");
         fs::create_dir_all(root.path().join("a/b")).expect("made");
-        fs::write(root.path().join("a/b/c"), "").expect("written");
-        let expected = list(&[("a", CREATE), ("a/b", CREATE), ("a/b/c", CREATE)]);
+        fs::write(root.path().join("a/b/c"), "text").expect("written");
+        let expected = list(&[("a", CREATE), ("a/b", CREATE), ("a/b/c", CREATE), ("a/b/c", WRITE)]);
         assert_eq!(seen(&mut changes).await, expected);
         fs::rename(root.path().join("a"), root.path().join("z")).expect("renamed");
         let first = seen(&mut changes).await;

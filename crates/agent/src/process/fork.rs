@@ -14,6 +14,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -109,6 +110,8 @@ struct Prepared {
     envp: Vec<*const libc::c_char>,
     stdio: [RawFd; 3],
     terminal: Option<RawFd>,
+    /// Signals that this process ignores.
+    ignored: Vec<libc::c_int>,
     report: RawFd,
 }
 
@@ -126,6 +129,7 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Pid, ForkError> {
             .controlling_terminal
             .and_then(|index| plan.stdio.get(index))
             .map(AsRawFd::as_raw_fd),
+        ignored: ignored_signals(),
         report: report_write.as_raw_fd(),
     };
     // SAFETY: the child calls nothing but `child`, which keeps to what may be called after a fork and never returns.
@@ -159,6 +163,23 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Pid, ForkError> {
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     let ends = std::iter::once(ptr::null());
     strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
+}
+
+/// What this process ignores: SIGPIPE, because Rust does, and what its starter turned off. Asked once, since every
+/// system call between fork and exec delays a command.
+fn ignored_signals() -> Vec<libc::c_int> {
+    static IGNORED: OnceLock<Vec<libc::c_int>> = OnceLock::new();
+    let read = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        let pipe = 1_u64 << (libc::SIGPIPE - 1);
+        // 32 and 33 belong to the C library, which does not let them be changed.
+        (1..=64)
+            .filter(|signal| (mask | pipe) >> (signal - 1) & 1 == 1 && !(32..=33).contains(signal))
+            .collect()
+    };
+    IGNORED.get_or_init(read).clone()
 }
 
 fn read_report(pipe: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
@@ -222,9 +243,11 @@ unsafe fn become_program(plan: &Plan, prepared: &Prepared) -> Step {
         if libc::chdir(plan.cwd.as_ptr()) == -1 {
             return Step::Directory;
         }
-        // Rust ignores SIGPIPE, and ignoring survives exec; programs expect to die of it.
-        if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
-            return Step::Signals;
+        // Ignoring survives exec, and programs expect to die of what they do not handle.
+        for signal in &prepared.ignored {
+            if libc::signal(*signal, libc::SIG_DFL) == libc::SIG_ERR {
+                return Step::Signals;
+            }
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,22 +18,15 @@ pub(crate) enum Exit {
     Signal(i32),
 }
 
-impl Exit {
-    /// None for a process that was stopped and can go on.
-    fn of(status: WaitStatus) -> Option<Self> {
+impl From<WaitStatus> for Exit {
+    fn from(status: WaitStatus) -> Self {
         match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Some(Self::Code(code)),
-            (None, Some(signal)) => Some(Self::Signal(signal)),
-            (None, None) => None,
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            // `wait` without WUNTRACED reports ends only.
+            (None, None) => Self::Code(-1),
         }
     }
-}
-
-/// What somebody who started a process waits for.
-#[derive(Debug)]
-struct Waiter {
-    exit: oneshot::Sender<Exit>,
-    stops: Option<mpsc::UnboundedSender<i32>>,
 }
 
 /// The collector. Clones share it.
@@ -50,7 +43,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: HashMap<Pid, Waiter>,
+    waiting: HashMap<Pid, oneshot::Sender<Exit>>,
     /// Starts under way. While there are any, an unknown pid may be about to be claimed.
     starting: usize,
     unclaimed: HashMap<Pid, Exit>,
@@ -73,13 +66,7 @@ impl Reaper {
     }
 
     /// Runs `spawn`, which makes one child, and returns it with the promise of its end.
-    ///
-    /// `stops` is told the signal whenever the child is stopped, as by Ctrl-Z.
-    pub(crate) fn adopt<E>(
-        &self,
-        stops: Option<mpsc::UnboundedSender<i32>>,
-        spawn: impl FnOnce() -> Result<Pid, E>,
-    ) -> Result<(Pid, oneshot::Receiver<Exit>), E> {
+    pub(crate) fn adopt<E>(&self, spawn: impl FnOnce() -> Result<Pid, E>) -> Result<(Pid, oneshot::Receiver<Exit>), E> {
         self.shared.lock().starting += 1;
         let result = spawn();
         let mut state = self.shared.lock();
@@ -88,7 +75,7 @@ impl Reaper {
             match state.unclaimed.remove(&pid) {
                 // The receiver is at hand, so sending cannot fail.
                 Some(exit) => drop(sender.send(exit)),
-                None => drop(state.waiting.insert(pid, Waiter { exit: sender, stops })),
+                None => drop(state.waiting.insert(pid, sender)),
             }
             (pid, receiver)
         });
@@ -107,11 +94,8 @@ impl Reaper {
 impl Shared {
     fn run(&self) {
         loop {
-            match rustix::process::wait(WaitOptions::UNTRACED) {
-                Ok(Some((pid, status))) => match Exit::of(status) {
-                    Some(exit) => self.ended(pid, exit),
-                    None => self.stopped(pid, status),
-                },
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(Some((pid, status))) => self.ended(pid, status.into()),
                 Ok(None) | Err(Errno::INTR) => {}
                 // No children, and only a start can make one.
                 Err(_) => self.sleep_until_started(),
@@ -123,18 +107,9 @@ impl Shared {
         let mut state = self.lock();
         match state.waiting.remove(&pid) {
             // A receiver that is gone has lost interest; the child is reaped all the same.
-            Some(waiter) => drop(waiter.exit.send(exit)),
+            Some(sender) => drop(sender.send(exit)),
             None if state.starting > 0 => drop(state.unclaimed.insert(pid, exit)),
             None => {}
-        }
-    }
-
-    fn stopped(&self, pid: Pid, status: WaitStatus) {
-        let state = self.lock();
-        let stops = state.waiting.get(&pid).and_then(|waiter| waiter.stops.as_ref());
-        if let (Some(stops), Some(signal)) = (stops, status.stopping_signal()) {
-            // Nobody listens any more; then nobody is to be told.
-            let _ = stops.send(signal);
         }
     }
 
@@ -169,7 +144,7 @@ mod tests {
             ("kill -9 $$", Exit::Signal(9)),
             ("true", Exit::Code(0)),
         ] {
-            let (_, end) = reaper.adopt(None, || child(script)).expect("started");
+            let (_, end) = reaper.adopt(|| child(script)).expect("started");
             assert_eq!(end.await, Ok(expected), "{script}");
         }
     }
@@ -183,8 +158,8 @@ mod tests {
             pid
         };
         // A first child keeps the thread in `wait`, so that it sees the second one end before that is claimed.
-        let (_, other) = reaper.adopt(None, || child("sleep 0.2")).expect("started");
-        let (_, end) = reaper.adopt(None, slow).expect("started");
+        let (_, other) = reaper.adopt(|| child("sleep 0.2")).expect("started");
+        let (_, end) = reaper.adopt(slow).expect("started");
         assert_eq!(end.await, Ok(Exit::Code(7)));
         assert_eq!(other.await, Ok(Exit::Code(0)));
     }

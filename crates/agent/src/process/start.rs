@@ -46,7 +46,7 @@ pub(crate) async fn start(
     let reaper = agent.reaper.clone();
     let blocking = tokio::task::spawn_blocking(move || {
         let (plan, ends) = launch::plan(&config, wiring, &user, &accounts, &identity)?;
-        let (pid, exit) = reaper.adopt(None, || spawn(&plan))?;
+        let (pid, exit) = reaper.adopt(|| spawn(&plan))?;
         // Dropping the plan closes the child's ends here; otherwise its output would never end.
         drop(plan);
         Ok::<_, LaunchError>((pid, exit, config, ends))

@@ -137,13 +137,10 @@ impl Arguments {
             Some((name, value)) => (name, Some(OsString::from(value))),
             None => (long, None),
         };
-        if name == "preserve-env" {
-            if let Some(list) = given {
-                let names = list.as_bytes().split(|byte| *byte == b',');
-                let names = names.map(|name| OsStr::from_bytes(name).to_owned()).collect();
-                self.preserve = Preserve::These(names);
-                return Ok(());
-            }
+        if let ("preserve-env", Some(list)) = (name, &given) {
+            let names = list.as_bytes().split(|byte| *byte == b',');
+            self.preserve = Preserve::These(names.map(|name| OsStr::from_bytes(name).to_owned()).collect());
+            return Ok(());
         }
         if let Some((letter, _)) = VALUED.iter().find(|(_, long)| *long == name) {
             let value = given.or_else(&mut next);
@@ -159,8 +156,7 @@ impl Arguments {
     }
 
     fn short_cluster(&mut self, cluster: &str, mut next: impl FnMut() -> Option<OsString>) -> Result<(), ArgumentError> {
-        let mut letters = cluster.char_indices();
-        while let Some((at, letter)) = letters.next() {
+        for (at, letter) in cluster.char_indices() {
             if VALUED.iter().any(|(short, _)| *short == letter) {
                 let attached = cluster.get(at + letter.len_utf8()..).unwrap_or_default();
                 let value = if attached.is_empty() { next() } else { Some(attached.into()) };
@@ -298,7 +294,10 @@ mod tests {
 
     #[test]
     fn shells_get_their_words_back() {
-        assert_eq!(shell_words(&words("echo a;b $HOME x-y_z")), OsStr::new(r"echo a\;b $HOME x-y_z"));
+        assert_eq!(
+            shell_words(&words("echo a;b $HOME x-y_z")),
+            OsStr::new(r"echo a\;b $HOME x-y_z")
+        );
     }
 
     proptest! {

@@ -60,11 +60,17 @@ pub(crate) fn resolve(arguments: &Arguments, caller: &Caller, accounts: &Account
         None => target.gid,
         Some(group) => target_group(group, accounts)?,
     };
-    let shell = if arguments.login { target.shell.clone() } else { caller_shell(caller, &target) };
+    let shell = if arguments.login {
+        target.shell.clone()
+    } else {
+        caller_shell(caller, &target)
+    };
     let mut environment = environment(arguments, caller, accounts, &target);
     let cwd = working_directory(arguments, caller, &target)?;
 
-    let path = environment.get(OsStr::new("PATH")).map(|path| path.to_string_lossy().into_owned());
+    let path = environment
+        .get(OsStr::new("PATH"))
+        .map(|path| path.to_string_lossy().into_owned());
     let path = path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
     let (program, args) = if arguments.login || arguments.shell {
         with_shell(arguments, &shell)
@@ -85,12 +91,16 @@ pub(crate) fn resolve(arguments: &Arguments, caller: &Caller, accounts: &Account
     Ok(Start {
         program: program.as_path().into(),
         args: args.into_iter().map(Raw::from).collect(),
-        envs: environment.into_iter().map(|(name, value)| assignment(name, &value)).collect(),
+        envs: environment
+            .into_iter()
+            .map(|(name, value)| assignment(name, &value))
+            .collect(),
         cwd: cwd.as_path().into(),
         uid: target.uid,
         gid,
         groups,
         terminal: None,
+        detached: arguments.background,
     })
 }
 
@@ -119,7 +129,10 @@ fn target_group(name: &str, accounts: &Accounts) -> Result<u32, CommandError> {
 }
 
 fn caller_shell(caller: &Caller, target: &User) -> String {
-    let own = caller.environment.get(OsStr::new("SHELL")).map(|shell| shell.to_string_lossy().into_owned());
+    let own = caller
+        .environment
+        .get(OsStr::new("SHELL"))
+        .map(|shell| shell.to_string_lossy().into_owned());
     own.filter(|shell| !shell.is_empty()).unwrap_or_else(|| target.shell.clone())
 }
 
@@ -149,15 +162,14 @@ fn working_directory(arguments: &Arguments, caller: &Caller, target: &User) -> R
         }
         None => return Ok(caller.cwd.clone()),
     };
-    if chosen.is_dir() { Ok(chosen) } else { Err(CommandError::NoDirectory(chosen.display().to_string())) }
+    if chosen.is_dir() {
+        Ok(chosen)
+    } else {
+        Err(CommandError::NoDirectory(chosen.display().to_string()))
+    }
 }
 
-fn environment(
-    arguments: &Arguments,
-    caller: &Caller,
-    accounts: &Accounts,
-    target: &User,
-) -> BTreeMap<OsString, OsString> {
+fn environment(arguments: &Arguments, caller: &Caller, accounts: &Accounts, target: &User) -> BTreeMap<OsString, OsString> {
     let all = arguments.preserve == Preserve::All && !arguments.login;
     let kept = caller.environment.iter().filter(|(name, _)| match &arguments.preserve {
         _ if all => true,
@@ -165,16 +177,15 @@ fn environment(
         _ if arguments.login => LOGIN.iter().any(|kept| matches(kept, name)),
         _ => USUAL.iter().any(|kept| matches(kept, name)),
     });
-    let mut environment: BTreeMap<OsString, OsString> =
-        kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut environment: BTreeMap<OsString, OsString> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut set = |name: &str, value: &str| drop(environment.insert(name.into(), value.into()));
     set("PATH", DEFAULT_PATH);
     if !all || arguments.set_home {
         set("HOME", &target.home);
     }
+    set("USER", &target.name);
+    set("LOGNAME", &target.name);
     if !all {
-        set("USER", &target.name);
-        set("LOGNAME", &target.name);
         set("SHELL", &target.shell);
         set("MAIL", &format!("/var/mail/{}", target.name));
     }
@@ -215,11 +226,20 @@ mod tests {
     const GROUP: &str = "sudo:x:27:user\nweb:x:80:app\n";
 
     fn check(line: &[&str]) -> Result<(Start, BTreeMap<String, String>), CommandError> {
-        let variables = [("TERM", "xterm"), ("SECRET", "s"), ("SHELL", "/bin/bash"), ("HOME", "/tmp"), ("LC_ALL", "C")];
+        let variables = [
+            ("TERM", "xterm"),
+            ("SECRET", "s"),
+            ("SHELL", "/bin/bash"),
+            ("HOME", "/tmp"),
+            ("LC_ALL", "C"),
+        ];
         let caller = Caller {
             uid: 1000,
             gid: 1000,
-            environment: variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            environment: variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
             cwd: "/tmp".into(),
         };
         let arguments = parse(line.iter().map(OsString::from)).expect("valid");
@@ -278,13 +298,19 @@ mod tests {
         assert_eq!(start.uid, 4242);
         let (start, _) = check(&["-g", "web", "sh"]).expect("valid");
         assert_eq!((start.uid, start.gid), (0, 80));
-        assert_eq!(check(&["-u", "nobody", "sh"]).expect_err("unknown").to_string(), "unknown user nobody");
+        assert_eq!(
+            check(&["-u", "nobody", "sh"]).expect_err("unknown").to_string(),
+            "unknown user nobody"
+        );
     }
 
     #[test]
     fn shells_are_told_what_they_are() {
         let (start, env) = check(&["-i"]).expect("valid");
-        assert_eq!((start.program, start.args), (Raw::from("/bin/bash"), vec![Raw::from("-bash")]));
+        assert_eq!(
+            (start.program, start.args),
+            (Raw::from("/bin/bash"), vec![Raw::from("-bash")])
+        );
         assert_eq!((get(&env, "LC_ALL"), get(&env, "TERM")), (None, Some("xterm")));
         let (start, _) = check(&["-s", "echo", "a b"]).expect("valid");
         assert_eq!(start.args, [Raw::from("bash"), Raw::from("-c"), Raw::from(r"echo a\ b")]);

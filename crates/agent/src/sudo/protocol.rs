@@ -43,10 +43,7 @@ impl Serialize for Raw {
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        STANDARD_NO_PAD
-            .decode(text)
-            .map(Self)
-            .map_err(serde::de::Error::custom)
+        STANDARD_NO_PAD.decode(text).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -74,6 +71,8 @@ pub(crate) struct Start {
     pub groups: Vec<u32>,
     /// Which of the three descriptors becomes the controlling terminal.
     pub terminal: Option<usize>,
+    /// Whether it goes on when the client leaves.
+    pub detached: bool,
 }
 
 /// What the client says later.
@@ -98,8 +97,6 @@ pub(crate) enum Event {
     Started,
     /// The command could not be started.
     Failed { message: String },
-    /// The command was stopped by this signal.
-    Stopped(i32),
     /// The command ended by itself.
     Exited(i32),
     /// The command was ended by this signal.
