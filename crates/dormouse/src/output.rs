@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts the log on standard error; `DORMOUSE_LOG` chooses what it shows.
 pub(crate) fn init_log() {
-    let filter = EnvFilter::try_from_env("DORMOUSE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("DORMOUSE_LOG").unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A second call would find the first one's log.
     let _ = log.try_init();

@@ -37,7 +37,7 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
 
     let api = dormouse_api::router(ApiState::new(Arc::clone(&host.control), host.store.clone(), ApiConfig::default()));
     let front = Front::new(
-        Arc::new(Arc::clone(&host.control)),
+        host.control.clone(),
         api,
         FrontConfig { domains: vec![config.domain.clone()], ..FrontConfig::default() },
     );

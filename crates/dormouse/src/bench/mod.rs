@@ -62,7 +62,7 @@ async fn measure(
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let api = dormouse_api::router(ApiState::new(Arc::clone(&host.control), host.store.clone(), ApiConfig::default()));
-    let front = Front::new(Arc::new(Arc::clone(&host.control)), api, FrontConfig::default());
+    let front = Front::new(host.control.clone(), api, FrontConfig::default());
     let stop = CancellationToken::new();
     let serving = tokio::spawn(dormouse_proxy::serve(listener, front, stop.clone()));
     let client = Client::new(address, data.key_or_make()?);

@@ -115,12 +115,13 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 
 /// A container that sleeps for ever on the tree (OCI runtime specification 1.0).
 fn spec(tree: &Path, name: &str) -> serde_json::Value {
+    let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
     json!({
         "ociVersion": "1.0.2",
         "process": { "cwd": "/", "args": ["/bin/sleep", "infinity"], "env": ["PATH=/usr/bin:/bin"], "user": { "uid": 0, "gid": 0 } },
         "root": { "path": tree, "readonly": false },
         "hostname": name,
         "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
-        "linux": { "namespaces": ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind })) },
+        "linux": { "namespaces": namespaces },
     })
 }
