@@ -15,6 +15,8 @@ use crate::{ControlError, clock, events, pool, token};
 
 /// The tag that a reference without one means.
 const DEFAULT_TAG: &str = "default";
+/// The namespace of the first team's names. Templates of other namespaces do not exist yet.
+const NAMESPACE: &str = "default";
 
 /// Makes a sandbox. Must not be dropped half-way: run it as a task of its own.
 pub(crate) async fn create(node: Arc<Node>, owner: Owner, new: NewSandbox) -> Result<Sandbox, ControlError> {
@@ -134,8 +136,15 @@ pub(crate) async fn find_build(
 ) -> Result<(TemplateRecord, BuildRecord), ControlError> {
     let reference = reference.trim().to_lowercase();
     let (name, tag) = reference.split_once(':').unwrap_or((&reference, DEFAULT_TAG));
-    let bare = name.rsplit_once('/').map_or(name, |(_namespace, bare)| bare);
-    let template = node.store.template(team, bare).await?;
+    let bare = match name.split_once('/') {
+        None => Some(name),
+        Some((NAMESPACE, bare)) => Some(bare),
+        Some(_) => None,
+    };
+    let template = match bare {
+        Some(bare) => node.store.template(team, bare).await?,
+        None => None,
+    };
     let template = template.ok_or_else(|| ControlError::TemplateNotFound(reference.clone()))?;
     let build = node.store.tagged_build(&template, tag).await?;
     let build = build.ok_or_else(|| ControlError::TagNotFound {
