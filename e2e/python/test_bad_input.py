@@ -45,6 +45,7 @@ def test_template_names_that_try_something(api):
 def test_template_name_is_trimmed_and_lowered(make):
     assert make(" BASE ").commands.run("echo x").stdout == "x\n"
     assert make("base:default").commands.run("echo x").stdout == "x\n"
+    assert make("default/base").commands.run("echo x").stdout == "x\n"
 
 
 def test_unknown_fields_are_ignored(api):

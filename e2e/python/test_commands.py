@@ -1,6 +1,7 @@
 """Running commands: output, errors, input, signals, limits."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import eventually
@@ -22,12 +23,11 @@ def test_failure_carries_everything(sandbox):
 def test_output_streams_while_the_command_runs(sandbox):
     first = threading.Event()
     command = sandbox.commands.run("echo first; read line; echo got $line", background=True, stdin=True)
-    waiter = threading.Thread(target=command.wait, kwargs={"on_stdout": lambda _: first.set()})
-    waiter.start()
-    assert first.wait(10)
-    sandbox.commands.send_stdin(command.pid, "hello\n")
-    waiter.join(10)
-    assert command.stdout == "first\ngot hello\n"
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(command.wait, on_stdout=lambda _: first.set())
+        assert first.wait(10)
+        sandbox.commands.send_stdin(command.pid, "hello\n")
+        assert result.result(10).stdout == "first\ngot hello\n"
 
 
 def test_large_output_arrives_whole(sandbox):

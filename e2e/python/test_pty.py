@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from conftest import eventually
 
 from e2b import CommandExitException, PtySize
 
@@ -67,6 +68,7 @@ def test_size_and_resize(sandbox, terminal):
 
 def test_control_c_reaches_the_foreground_job(sandbox, terminal):
     send(sandbox, terminal, "sleep 1000\n")
+    eventually(lambda: sandbox.commands.run("pgrep -x sleep || true").stdout)
     send(sandbox, terminal, "\x03")
     send(sandbox, terminal, "echo after=$?\n")
     terminal.expect(r"after=130")
@@ -77,10 +79,11 @@ def test_it_is_a_terminal_of_the_user(sandbox, terminal):
     terminal.expect(r"tty=user who=user")
 
 
-def test_reconnecting(sandbox, terminal):
-    send(sandbox, terminal, "KEPT=yes\n")
-    terminal.handle.disconnect()
-    again = Terminal(sandbox.pty.connect(terminal.handle.pid))
+def test_reconnecting(sandbox):
+    first = sandbox.pty.create(PtySize(rows=24, cols=80))
+    sandbox.pty.send_stdin(first.pid, b"KEPT=yes\n")
+    first.disconnect()
+    again = Terminal(sandbox.pty.connect(first.pid))
     send(sandbox, again, "echo kept=$KEPT\n")
     again.expect(r"kept=yes")
 
