@@ -3,3 +3,9 @@
 mod support;
 
 mod access;
+mod files;
+mod filesystem;
+mod input;
+mod process;
+mod sudo;
+mod tunnel;
