@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use dormouse_engine::EngineError;
@@ -22,7 +22,7 @@ use crate::layout::{Root, read_json, write_json};
 use crate::urpc::{CheckpointFiles, Control};
 
 /// Changes when this engine can no longer read what an earlier one wrote.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "gvisor.json";
 const STATE: &str = "checkpoint.img";
 const PAGES_META: &str = "pages_meta.img";
@@ -33,8 +33,8 @@ const PAGES: &str = "pages.img";
 struct Manifest {
     format: u32,
     root: Root,
-    /// Name and size of the root image: a snapshot over another one would read wrong files.
-    root_size: Option<u64>,
+    /// Tells the root image from any other: a snapshot over another one would read wrong files. None for a tree.
+    root_mark: Option<String>,
 }
 
 /// A snapshot that is being written.
@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
         let manifest = Manifest {
             format: FORMAT,
             root: root.clone(),
-            root_size: root_size(root)?,
+            root_mark: root_mark(root)?,
         };
         write_json(&self.dir.join(MANIFEST), &manifest)?;
         let mut bytes = 0;
@@ -129,8 +129,8 @@ pub(crate) fn check(snapshot: &Path, root: &Root) -> Result<Root, EngineError> {
         (wanted, found) if wanted.same_kind(found) => found.clone(),
         _ => return Err(bad("its root image is gone".to_owned())),
     };
-    let size = root_size(&root).map_err(|e| bad(e.to_string()))?;
-    if size != manifest.root_size {
+    let mark = root_mark(&root).map_err(|e| bad(e.to_string()))?;
+    if mark != manifest.root_mark {
         return Err(bad("its root image is another one".to_owned()));
     }
     Ok(root)
@@ -141,12 +141,65 @@ fn tree_of(image: &Path) -> Option<std::path::PathBuf> {
     tree.is_dir().then_some(tree)
 }
 
-fn root_size(root: &Root) -> Result<Option<u64>> {
-    match root {
-        Root::Tree(_) => Ok(None),
-        Root::Image(image) => {
-            let metadata = fs::metadata(image).map_err(GvisorError::file("read", image))?;
-            Ok(Some(metadata.len()))
+/// The superblock of a root image in hexadecimal: it holds the image's random id, its size and a checksum.
+fn root_mark(root: &Root) -> Result<Option<String>> {
+    const AT: u64 = 1024;
+    let Root::Image(image) = root else { return Ok(None) };
+    let mut superblock = [0; 128];
+    let read = File::open(image).and_then(|file| file.read_exact_at(&mut superblock, AT));
+    read.map_err(GvisorError::file("read", image))?;
+    Ok(Some(superblock.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a snapshot over `made_over` may wake over `found`.
+    fn check_roots(made_over: &Root, found: &Root) -> Result<Root, EngineError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let manifest = Manifest {
+            format: FORMAT,
+            root: made_over.clone(),
+            root_mark: root_mark(made_over).expect("readable"),
+        };
+        write_json(&dir.path().join(MANIFEST), &manifest).expect("written");
+        for name in [STATE, PAGES_META, PAGES] {
+            fs::write(dir.path().join(name), b"").expect("written");
         }
+        check(dir.path(), found)
+    }
+
+    #[test]
+    fn a_snapshot_keeps_to_its_image() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let image = |name: &str, content: u8| {
+            let path = dir.path().join(name);
+            fs::write(&path, vec![content; 4096]).expect("written");
+            Root::Image(path)
+        };
+        let (one, moved, other) = (image("one.erofs", 1), image("moved.erofs", 1), image("other.erofs", 2));
+        assert_eq!(check_roots(&one, &moved).expect("the same image"), moved);
+        let error = check_roots(&one, &other).expect_err("another image");
+        assert!(error.to_string().contains("another one"), "{error}");
+        check_roots(&one, &Root::Tree(dir.path().to_path_buf())).expect_err("the image is gone");
+    }
+
+    #[test]
+    fn a_snapshot_over_a_tree_ignores_a_later_image() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tree = dir.path().join("root");
+        fs::create_dir(&tree).expect("made");
+        let image = crate::image_of(&tree);
+        fs::write(&image, [0; 4096]).expect("written");
+        let found = check_roots(&Root::Tree(tree.clone()), &Root::Image(image)).expect("fits");
+        assert_eq!(found, Root::Tree(tree));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = check(dir.path(), &Root::Tree("/nowhere".into())).expect_err("empty");
+        assert!(matches!(error, EngineError::BadSnapshot { .. }), "{error}");
     }
 }

@@ -12,7 +12,11 @@ use crate::host::Host;
 /// Where a static build of the agent is: named by a variable, or where `cargo xtask` puts it.
 fn agent() -> Option<PathBuf> {
     let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target");
-    let built = ["agent/release", "agent/debug", "agent"].map(|dir| Path::new(target).join(dir).join("dormouse-agent"));
+    let built = [
+        "agent/x86_64-unknown-linux-gnu/release",
+        "agent/x86_64-unknown-linux-gnu/debug",
+    ]
+    .map(|dir| Path::new(target).join(dir).join("dormouse-agent"));
     let named = std::env::var_os("DORMOUSE_AGENT").map(PathBuf::from);
     named.into_iter().chain(built).find(|path| is_static(path))
 }
