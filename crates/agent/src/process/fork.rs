@@ -182,6 +182,16 @@ fn ignored_signals() -> Vec<libc::c_int> {
     IGNORED.get_or_init(read).clone()
 }
 
+/// Keeps the descriptors that this process was started with (above 2) from every program that it starts. Those that it
+/// opens itself are marked from the beginning.
+pub(crate) fn hide_inherited_descriptors() {
+    // SAFETY: marks descriptors to be closed on exec, which no other code can notice before an exec. Where the call
+    // does not exist, what was inherited stays visible, as it would without this.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
 fn read_report(pipe: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match rustix::io::read(pipe, &mut *buffer) {

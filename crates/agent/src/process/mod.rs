@@ -21,7 +21,7 @@ mod start;
 mod table;
 
 pub(crate) use follow::{timed_out, until};
-pub(crate) use fork::{Plan, spawn};
+pub(crate) use fork::{Plan, hide_inherited_descriptors, spawn};
 pub(crate) use reaper::{Exit, Reaper};
 pub(crate) use service::ProcessService;
 pub(crate) use table::Table;

@@ -21,7 +21,8 @@ fn send(agent: &Agent, pid: u64, kind: &str, bytes: &[u8]) -> crate::support::An
 #[test]
 fn input_arrives_as_it_is() {
     let agent = Agent::start();
-    let mut events = agent.start_process(&cat(), &[]);
+    let body = json!({"process": {"cmd": "/bin/sh", "args": ["-c", "cat; sleep 1"]}});
+    let mut events = agent.start_process(&body, &[]);
     let pid = events.pid();
     assert_eq!(send(&agent, pid, "stdin", "h\0é\n".as_bytes()).status, 200);
     for _ in 0..2 {

@@ -133,7 +133,7 @@ fn strangers_are_refused() {
 fn a_terminal_stays_usable() {
     let Some(agent) = with_sudo() else { return };
     let body = json!({
-        "process": {"cmd": "/bin/bash", "args": ["--norc", "-i"], "envs": {"PS1": "", "TERM": "xterm"}},
+        "process": {"cmd": "/bin/bash", "args": ["--norc", "-i"], "envs": {"PS1": "ready> ", "TERM": "xterm"}},
         "pty": {"size": {"cols": 80, "rows": 24}},
     });
     let mut events = agent.start_process(&body, &[]);
@@ -144,21 +144,23 @@ fn a_terminal_stays_usable() {
         assert_eq!(agent.call("process.Process/SendInput", &body).status, 200);
         let start = seen.borrow().len();
         while !seen.borrow()[start..].contains(wanted) {
-            let message = events.message();
+            let Some((false, message)) = events.next() else {
+                panic!("no {wanted:?} after {line:?}: {}", seen.borrow());
+            };
             let data = message["event"]["data"]["pty"].as_str().unwrap_or_default();
             seen.borrow_mut()
                 .push_str(&String::from_utf8_lossy(&STANDARD.decode(data).expect("base64")));
         }
     };
-    step(&format!("stty -echo; {}\n", prelude(&agent)), "\n");
-    step("sudo bash --norc\n", "# ");
+    step(&format!("{}echo $((1+0))-set\n", prelude(&agent)), "1-set");
+    step("sudo bash --norc\n", "ready> ");
     step(
         "id -u; stty size; tty > /dev/null && echo has-$((1+1))-terminals\n",
         "has-2-terminals",
     );
     step("sleep 100 || echo interrupted\n", "");
     std::thread::sleep(Duration::from_millis(500));
-    step("\x03", "");
+    step("\x03", "ready> ");
     step("echo $((2+2))-alive\n", "4-alive");
     step("exit\n", "");
     step("stty -a | grep -o ' icanon'; echo $((3+3))-back\n", "6-back");
@@ -167,6 +169,6 @@ fn a_terminal_stays_usable() {
     assert!(seen_so_far.contains(" icanon"), "the terminal is as before: {seen_so_far}");
     step("sudo sleep 100\n", "");
     std::thread::sleep(Duration::from_millis(500));
-    step("\x03", "");
+    step("\x03", "ready> ");
     step("echo code-$?\n", "code-130");
 }

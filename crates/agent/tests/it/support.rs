@@ -306,10 +306,6 @@ impl Events {
         }
     }
 
-    pub(crate) fn set_timeout(&self, timeout: Duration) {
-        self.stream.get_ref().set_read_timeout(Some(timeout)).expect("set");
-    }
-
     /// The status line and headers.
     pub(crate) fn head(&mut self) -> &str {
         if self.head.is_none() {
