@@ -215,7 +215,9 @@ impl Driver {
             if self.phase == Phase::Killing {
                 return;
             }
+            // What follows an answer, before the next command.
             self.give_up_snapshot().await;
+            self.settle_into_sleep().await;
             if self.record.instance != watched {
                 exit = self.watch_instance();
             }

@@ -31,7 +31,6 @@ impl Driver {
             Ok(()) => {
                 self.permit = None;
                 self.enter(Phase::Paused);
-                self.sleep_lightly(&instance).await;
                 Ok(())
             }
             Err(error) => {
@@ -99,6 +98,16 @@ impl Driver {
             }
         }
         self.begin_run();
+    }
+
+    /// After a pause was answered: enters the instance that is kept into the account of light sleep.
+    pub(crate) async fn settle_into_sleep(&mut self) {
+        if self.phase == Phase::Paused
+            && self.deep_at.is_none()
+            && let Some(instance) = self.record.instance.clone()
+        {
+            self.sleep_lightly(&instance).await;
+        }
     }
 
     /// Keeps the suspended instance as a cache, as far as the budget goes.

@@ -61,7 +61,8 @@ pub(crate) struct Settings {
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
-    pub(crate) domain: String,
+    /// As configured; `None` leaves host names to the clients' own setting.
+    pub(crate) domain: Option<String>,
     pub(crate) max_running: usize,
     pub(crate) max_run: Duration,
     pub(crate) pool_size: usize,
@@ -75,6 +76,8 @@ pub(crate) struct Config {
 /// Where everything is kept unless another place is named.
 pub(crate) const DATA_DIR: &str = "/var/lib/dormouse";
 const FILE: &str = "dormouse.toml";
+/// The base domain where none is configured: names below it lead to loopback everywhere (RFC 6761).
+const DOMAIN: &str = "localhost";
 
 impl Config {
     /// Merges the command line (with the environment, which clap reads) with the file.
@@ -89,7 +92,7 @@ impl Config {
         Ok(Self {
             data_dir,
             listen: settings.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000))),
-            domain: settings.domain.or(file.domain).unwrap_or_else(|| "localhost".to_owned()),
+            domain: settings.domain.or(file.domain),
             max_running: settings.max_running.or(file.max_running).unwrap_or(1000),
             max_run: hours(settings.max_run_hours.or(file.max_run_hours).unwrap_or(24)),
             pool_size: settings.pool_size.or(file.pool_size).unwrap_or(2),
@@ -106,6 +109,13 @@ impl Config {
             extra_ca: settings.extra_ca.or(file.extra_ca).unwrap_or_default(),
             runsc: settings.runsc.or(file.runsc),
         })
+    }
+}
+
+impl Config {
+    /// The base domain of sandbox host names.
+    pub(crate) fn base_domain(&self) -> &str {
+        self.domain.as_deref().unwrap_or(DOMAIN)
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
         ("E2B_API_URL", url.clone()),
         ("E2B_SANDBOX_URL", url.clone()),
         ("E2B_VOLUME_API_URL", url),
-        ("E2B_DOMAIN", config.domain),
+        ("E2B_DOMAIN", config.base_domain().to_owned()),
     ];
     if arguments.json {
         let object: serde_json::Map<_, _> = variables.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();

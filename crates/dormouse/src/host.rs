@@ -57,6 +57,7 @@ impl Host {
     pub(crate) async fn close(self) {
         self.control.stop().await;
         self.slots.close().await;
+        self.store.close().await;
     }
 }
 

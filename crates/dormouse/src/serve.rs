@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use dormouse_api::{ApiConfig, ApiState};
 use dormouse_proxy::{Front, FrontConfig};
+use dormouse_store::Store;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +24,7 @@ use crate::{base, output};
 
 pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     output::init_log();
+    raise_file_limit();
     let config = Config::load(arguments.settings)?;
     let data = DataDir::open(&config.data_dir)?;
     let _lock = data.lock()?;
@@ -35,12 +39,17 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     let build = base::ensure_build(&config, &host, &tree).await?;
     host.control.stock(&build);
 
-    let api = dormouse_api::router(ApiState::new(Arc::clone(&host.control), host.store.clone(), ApiConfig::default()));
+    let api = dormouse_api::router(ApiState::new(
+        Arc::clone(&host.control),
+        host.store.clone(),
+        ApiConfig { domain: config.domain.clone(), ..ApiConfig::default() },
+    ));
     let front = Front::new(
         host.control.clone(),
         api,
-        FrontConfig { domains: vec![config.domain.clone()], ..FrontConfig::default() },
+        FrontConfig { domains: vec![config.base_domain().to_owned()], ..FrontConfig::default() },
     );
+    tokio::spawn(prune_events(host.store.clone(), stop.clone()));
     let server = json!({ "url": url, "apiKey": data.key_or_make()? }).to_string();
     write_private(&data.server(), server.as_bytes())?;
     if let Some(file) = &arguments.ready_file {
@@ -55,6 +64,26 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     let _ = std::fs::remove_file(data.server());
     host.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Events are kept for a week (contract 4.9); once an hour the older ones are removed.
+async fn prune_events(store: Store, stop: CancellationToken) {
+    const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+    const EVERY: Duration = Duration::from_secs(3600);
+    loop {
+        if let Err(error) = store.prune_events(jiff::Timestamp::now() - KEPT).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old events could not be removed");
+        }
+        tokio::select! { () = tokio::time::sleep(EVERY) => {} () = stop.cancelled() => return }
+    }
+}
+
+/// Every request to a sandbox takes two descriptors: as many as the host lets this process have.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 /// The flag that other commands need to find this server's directory.
