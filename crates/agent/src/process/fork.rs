@@ -111,7 +111,7 @@ struct Prepared {
     stdio: [RawFd; 3],
     terminal: Option<RawFd>,
     /// Signals that this process ignores.
-    ignored: Vec<libc::c_int>,
+    ignored: &'static [libc::c_int],
     report: RawFd,
 }
 
@@ -166,20 +166,18 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 }
 
 /// What this process ignores: SIGPIPE, because Rust does, and what its starter turned off. Asked once, since every
-/// system call between fork and exec delays a command.
-fn ignored_signals() -> Vec<libc::c_int> {
+/// system call between fork and exec delays a command. Not read from `/proc`, where gVisor does not tell.
+pub(crate) fn ignored_signals() -> &'static [libc::c_int] {
     static IGNORED: OnceLock<Vec<libc::c_int>> = OnceLock::new();
-    let read = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-        let pipe = 1_u64 << (libc::SIGPIPE - 1);
-        // 32 and 33 belong to the C library, which does not let them be changed.
-        (1..=64)
-            .filter(|signal| (mask | pipe) >> (signal - 1) & 1 == 1 && !(32..=33).contains(signal))
-            .collect()
-    };
-    IGNORED.get_or_init(read).clone()
+    IGNORED.get_or_init(|| (1..32).filter(|signal| is_ignored(*signal)).collect())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: an all-zero `sigaction` is a valid one to be overwritten; without a new action nothing is changed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Keeps the descriptors that this process was started with (above 2) from every program that it starts. Those that it
@@ -254,7 +252,7 @@ unsafe fn become_program(plan: &Plan, prepared: &Prepared) -> Step {
             return Step::Directory;
         }
         // Ignoring survives exec, and programs expect to die of what they do not handle.
-        for signal in &prepared.ignored {
+        for signal in prepared.ignored {
             if libc::signal(*signal, libc::SIG_DFL) == libc::SIG_ERR {
                 return Step::Signals;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::sync::Mutex;
 
-use super::launch;
+use super::{launch, window};
 use crate::readiness::Watched;
 
 /// Input that could not be delivered. Clients are told these words (contract 3.5).
@@ -70,11 +70,14 @@ impl Input {
         }
     }
 
-    /// Changes the size of the terminal.
-    pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<(), InputError> {
+    /// Changes the size of the terminal. True when the kernel has told the programs at it.
+    pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<bool, InputError> {
         match self {
             Self::Pipe(_) => Err(InputError::NoTerminal),
-            Self::Terminal { master, .. } => Ok(launch::resize(master.get_ref(), cols, rows)?),
+            Self::Terminal { master, .. } => {
+                launch::resize(master.get_ref(), cols, rows)?;
+                Ok(window::kernel_tells(master.get_ref()))
+            }
         }
     }
 }

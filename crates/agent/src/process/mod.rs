@@ -19,9 +19,10 @@ mod running;
 mod service;
 mod start;
 mod table;
+pub(crate) mod window;
 
 pub(crate) use follow::{timed_out, until};
-pub(crate) use fork::{Plan, hide_inherited_descriptors, spawn};
+pub(crate) use fork::{Plan, hide_inherited_descriptors, ignored_signals, spawn};
 pub(crate) use reaper::{Exit, Reaper};
 pub(crate) use service::ProcessService;
 pub(crate) use table::Table;

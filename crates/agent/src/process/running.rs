@@ -8,10 +8,11 @@ use rustix::process::{Pid, Signal};
 use tokio::sync::{Mutex, oneshot, watch};
 
 use super::exit::Ending;
-use super::input::Input;
+use super::input::{Input, InputError};
 use super::launch::Ends;
 use super::output::{Followers, Source, pump};
 use super::reaper::Exit;
+use super::window;
 use crate::readiness::{Watched, watched};
 
 /// A process that was started through the agent.
@@ -95,6 +96,16 @@ impl Running {
     /// Signals the process alone, not its children. False when it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         !self.has_exited() && rustix::process::kill_process(self.pid, signal).is_ok()
+    }
+
+    /// Changes the size of its terminal.
+    pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<(), InputError> {
+        if !self.input.resize(cols, rows)? {
+            let leader = self.pid;
+            // Looks at every process there is, which is not for the thread that serves. Nobody waits for it.
+            drop(tokio::task::spawn_blocking(move || window::tell_session(leader)));
+        }
+        Ok(())
     }
 
     /// Carries output to followers until there is no more, and returns how the process ended.

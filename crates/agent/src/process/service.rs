@@ -88,7 +88,7 @@ impl Process for ProcessService {
         let process = self.agent.processes.get(selector.as_ref())?;
         if let Some(pty) = request.pty.as_option() {
             let (cols, rows) = start::size_of(pty);
-            process.input.resize(cols, rows)?;
+            process.resize(cols, rows)?;
         }
         Response::ok(UpdateResponse::default())
     }

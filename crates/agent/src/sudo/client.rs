@@ -224,14 +224,23 @@ async fn see_through(
 
 async fn pass_on(signal: i32, agent: &mut Connection, relay: Option<&Relay>) -> Result<(), String> {
     match (signal, relay) {
-        (libc::SIGWINCH, Some(relay)) => relay.follow_size(),
-        (libc::SIGWINCH, None) => {}
-        (libc::SIGCONT, relay) => {
-            if let Some(relay) = relay {
-                relay.enter();
-                relay.follow_size();
+        (libc::SIGWINCH | libc::SIGCONT, Some(relay)) => {
+            relay.enter();
+            if !relay.follow_size() {
+                agent.send(Control::Resized).await?;
             }
-            agent.send(Control::Continue).await?;
+            if signal == libc::SIGCONT {
+                agent.send(Control::Continue).await?;
+            }
+        }
+        (libc::SIGWINCH, None) => {}
+        (libc::SIGCONT, None) => agent.send(Control::Continue).await?,
+        // In raw mode the key has gone to the command's terminal, which makes the signal. That the caller's makes one
+        // as well is an error of gVisor's.
+        (libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP, Some(relay)) if relay.is_raw() => {}
+        (libc::SIGTSTP, _) => {
+            // What would happen if it were not handled.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
         }
         (signal, _) => agent.send(Control::Signal(signal)).await?,
     }

@@ -81,6 +81,8 @@ pub(crate) struct Start {
 pub(crate) enum Control {
     /// Signal the command.
     Signal(i32),
+    /// Tell the command and what it started that the terminal has another size, where the kernel does not.
+    Resized,
     /// Let a stopped command and what it started go on.
     Continue,
 }

@@ -14,6 +14,7 @@ use rustix::termios::{OptionalActions, OutputModes, Termios};
 use tokio::sync::watch;
 
 use crate::process::launch::{open_terminal, resize};
+use crate::process::window;
 use crate::readiness::{Watched, watched};
 
 const CHUNK: usize = 16 << 10;
@@ -83,12 +84,18 @@ impl Relay {
         }
     }
 
-    /// Gives the command's terminal the size of the caller's.
-    pub(crate) fn follow_size(&self) {
+    /// Whether what is typed goes to the command, the keys for signals included.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.phase.borrow().raw
+    }
+
+    /// Gives the command's terminal the size of the caller's. True when the kernel has told the command.
+    pub(crate) fn follow_size(&self) -> bool {
         if let Ok(size) = rustix::termios::tcgetwinsize(self.caller.get_ref()) {
             // The command may be gone already.
             let _ = resize(self.command.get_ref(), size.ws_col, size.ws_row);
         }
+        window::kernel_tells(self.command.get_ref())
     }
 
     /// Says that the command has ended: [`Relay::run`] returns once it has carried what the command left behind.

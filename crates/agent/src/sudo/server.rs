@@ -18,6 +18,7 @@ use super::protocol::{Control, Event, LONGEST_LINE, Raw, Request, Start, to_line
 use super::socket_path;
 use crate::agent::Agent;
 use crate::process::launch::{above_stdio, c_string};
+use crate::process::window;
 use crate::process::{Exit, Plan, spawn};
 
 /// The first user of an image, whom E2B promises a sudo without password.
@@ -187,6 +188,10 @@ impl Command {
                 Some(signal) => rustix::process::kill_process(self.pid, signal),
                 None => Ok(()),
             },
+            Control::Resized => {
+                window::tell_session(self.pid);
+                Ok(())
+            }
             Control::Continue => rustix::process::kill_process_group(self.pid, Signal::CONT),
         };
     }
