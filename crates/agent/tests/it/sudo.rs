@@ -162,7 +162,7 @@ fn a_terminal_stays_usable() {
     std::thread::sleep(Duration::from_millis(500));
     step("\x03", "ready> ");
     step("echo $((2+2))-alive\n", "4-alive");
-    step("exit\n", "");
+    step("exit\n", "ready> ");
     step("stty -a | grep -o ' icanon'; echo $((3+3))-back\n", "6-back");
     let seen_so_far = seen.borrow().clone();
     assert!(seen_so_far.contains("24 80"), "{seen_so_far}");
