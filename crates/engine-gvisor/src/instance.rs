@@ -9,7 +9,7 @@ use dormouse_network::{Dialer, Slot};
 use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
-use crate::checkpoint::Writer;
+use crate::checkpoint::{self, Writer};
 use crate::error::{GvisorError, Result};
 use crate::layout::{Dir, Exit, Record, read_json};
 use crate::lifeline::Lifeline;
@@ -119,7 +119,7 @@ impl Instance {
             self.control.pause()?;
             self.suspended.store(true, Ordering::Release);
         }
-        let filled = writer.fill(&self.control);
+        let filled = checkpoint::disconnect(&self.control).and_then(|()| writer.fill(&self.control));
         // Whether it went well or not: the instance is suspended now, and a suspended instance is frozen.
         self.cgroup.freeze()?;
         self.forget_pausing()?;

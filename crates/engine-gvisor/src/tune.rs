@@ -1,13 +1,20 @@
-//! A copy of runsc that is idle when its sandbox is.
+//! A copy of runsc with two faults corrected.
 //!
-//! The systrap platform of gVisor tries again and again whether its *fast path* (spinning instead of sleeping between the guest and the
-//! sentry) pays at the moment. It looks every 400 µs, for ever, also when the guest sleeps: every running sandbox costs 4 to 5 percent of a
-//! processor, and no flag turns it off. How often it looks is one number in the program. This module makes a copy of the program with
-//! another number there: 50 ms, which leaves 0.4 percent. What the sandbox does is the same; only the moment at which a busy guest gets the
-//! fast path comes later.
+//! **It is never idle.** The systrap platform of gVisor tries again and again whether its *fast path* (spinning instead of sleeping between
+//! the guest and the sentry) pays at the moment. It looks every 400 µs, for ever, also when the guest sleeps: every running sandbox costs 4
+//! to 5 percent of a processor, and no flag turns it off. How often it looks is one number in the program; the copy has 50 ms there, which
+//! leaves 0.4 percent. What the sandbox does is the same; only the moment at which a busy guest gets the fast path comes later.
 //!
-//! The place is found by the instructions around it. If they are not there exactly once (another version, another processor), nothing is
-//! changed and the original is used.
+//! **A snapshot can go deaf.** An epoll instance keeps a linked list of the files that have news, and each file's entry knows whether it is
+//! in the list. Both are saved. But saving itself makes news: it resets every TCP connection to the outside (`endpoint.beforeSave`), at a
+//! time when the list is written already and the entry is not yet, or the other way round. After such a restore the list and the entries
+//! disagree, entries are never put into the list again, and the program behind the epoll instance sleeps for ever. It hit our own agent in
+//! one of five to ten snapshots that were taken while a connection was open, and it can hit any server or client with an event loop. The
+//! restore marks every entry as having news anyway (`epollInterest.afterLoad`), so nothing of this needs saving: the copy saves an empty
+//! list and entries that are in no list.
+//!
+//! The places are found by the instructions around them. If they are not there exactly once (another version, another processor), nothing
+//! is changed there, and the log says what to expect.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,83 +23,76 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{GvisorError, Result};
 
-/// How often the fast path is looked at, nanoseconds: the original's number and ours.
-const ORIGINAL: u32 = 400_000;
-const OURS: u32 = 50_000_000;
+/// A correction of the program.
+struct Change {
+    /// What happens without it.
+    without: &'static str,
+    /// The instructions around the place, in hexadecimal; `??` are addresses, which differ between builds.
+    code: &'static str,
+    /// What to write, and where in the instructions.
+    edits: &'static [(usize, &'static str)],
+}
 
-/// The loop of `controlFastPath`: `fastPathContextLimit = …`, `time.Sleep(400 µs)`, `curState(…)`. None: an address, which differs between
-/// builds.
-const LOOP: [Option<u8>; 33] = {
-    const X: Option<u8> = None;
-    const fn b(byte: u8) -> Option<u8> {
-        Some(byte)
-    }
-    [
-        // shl rcx,1; mov [rip+…],ecx; nop
-        b(0x48),
-        b(0xd1),
-        b(0xe1),
-        b(0x89),
-        b(0x0d),
-        X,
-        X,
-        X,
-        X,
-        // mov eax,400000
-        b(0xb8),
-        b(0x80),
-        b(0x1a),
-        b(0x06),
-        b(0x00),
-        // call time.Sleep
-        b(0xe8),
-        X,
-        X,
-        X,
-        X,
-        // mov rdx,[rip+…]; mov rcx,[rdx]; lea rax,[rip+…] (begin)
-        b(0x48),
-        b(0x8b),
-        b(0x15),
-        X,
-        X,
-        X,
-        X,
-        b(0x48),
-        b(0x8b),
-        b(0x0a),
-        b(0x48),
-        b(0x8d),
-        b(0x05),
-        X,
-    ]
+/// The loop of `controlFastPath`: `fastPathContextLimit = …`, `time.Sleep(400 µs)`, `curState(…)`. 400,000 becomes 50,000,000.
+const IDLE: Change = Change {
+    without: "running sandboxes use some processor time when idle",
+    code: "48 d1 e1 89 0d ?? ?? ?? ?? b8 80 1a 06 00 e8 ?? ?? ?? ?? 48 8b 15 ?? ?? ?? ?? 48 8b 0a 48 8d 05",
+    edits: &[(10, "80 f0 fa 02")],
 };
-/// Where in [`LOOP`] the number is.
-const NUMBER: usize = 10;
 
-/// Makes a tuned copy of `runsc` in the directory `dir` and returns the program to use: the copy, or `runsc` itself where it is not of a
-/// known build. Cheap when the copy is there already.
+/// In `(*epollInterest).StateSave`: `Save(4, &epi.ready)`, `Save(5, &epi.epollInterestEntry)`, `Save(6, …`. What is saved as the fields 4 and
+/// 5 are zeroes ([`ZEROES`]): `lea rdx,[rsi+…]` becomes `mov edx,ZEROES`.
+const EPOLL_ENTRY: Change = Change {
+    without: "a program that waits with epoll may not wake after a deep sleep",
+    code: "48 8b 74 24 48 48 8d 56 44 48 8b 44 24 28 48 8b 5c 24 30 b9 04 00 00 00 48 8d 3d ?? ?? ?? ?? 48 89 d6 0f 1f 40 00 e8 ?? ?? ?? ?? \
+           48 8b 74 24 48 48 8d 56 48 48 8b 44 24 28 48 8b 5c 24 30 b9 05 00 00 00 48 8d 3d ?? ?? ?? ?? 48 89 d6 e8 ?? ?? ?? ?? \
+           48 8b 74 24 48 48 8d 56 58 48 8b 44 24 28 48 8b 5c 24 30 b9 06 00 00 00",
+    edits: &[(0, "ba 00 02 40 00 0f 1f 40 00"), (43, "ba 00 02 40 00 0f 1f 40 00")],
+};
+
+/// In `(*EpollInstance).StateSave`: `Save(5, &ep.interest)`, `Save(6, &ep.ready)`, `Save(7, &ep.readySeq)`. Field 6 likewise.
+const EPOLL_LIST: Change = Change {
+    without: EPOLL_ENTRY.without,
+    code: "48 8b 74 24 48 48 8d 96 98 00 00 00 48 8b 44 24 28 48 8b 5c 24 30 b9 05 00 00 00 48 8d 3d ?? ?? ?? ?? 48 89 d6 e8 ?? ?? ?? ?? \
+           48 8b 74 24 48 48 8d 96 a8 00 00 00 48 8b 44 24 28 48 8b 5c 24 30 b9 06 00 00 00 48 8d 3d ?? ?? ?? ?? 48 89 d6 e8 ?? ?? ?? ?? \
+           48 8b 74 24 48 48 81 c6 b8 00 00 00",
+    edits: &[(42, "ba 00 02 40 00 0f 1f 80 00 00 00 00")],
+};
+
+/// Corrections that are right only together.
+const CHANGES: &[&[Change]] = &[&[IDLE], &[EPOLL_ENTRY, EPOLL_LIST]];
+
+/// Where in the file there are zeroes for [`EPOLL_ENTRY`] and [`EPOLL_LIST`] to save: after the header of a program that Go linked, which
+/// lies in memory from 0x400000 on and is never written.
+const ZEROES: std::ops::Range<usize> = 0x200..0x220;
+
+/// Makes a tuned copy of `runsc` in the directory `dir` and returns the program to use: the copy, or `runsc` itself where nothing of it is
+/// known. Cheap when the copy is there already.
 ///
 /// # Errors
 /// When the program cannot be read or the copy not be written.
 pub async fn tune(runsc: &Path, dir: &Path) -> Result<PathBuf> {
     let (from, copy) = (runsc.to_path_buf(), dir.join("runsc"));
-    let tuned = tokio::task::spawn_blocking(move || tuned_copy(&from, &copy))
+    tokio::task::spawn_blocking(move || tuned_copy(&from, &copy))
         .await
-        .map_err(|_| GvisorError::Panicked)??;
-    Ok(tuned.unwrap_or_else(|| {
-        tracing::warn!(runsc = %runsc.display(), "this build of runsc is not known: running sandboxes use some processor time when idle");
-        runsc.to_path_buf()
-    }))
+        .map_err(|_| GvisorError::Panicked)?
 }
 
-/// Makes the copy, whole or not at all. None: the original is not known.
-fn tuned_copy(runsc: &Path, copy: &Path) -> Result<Option<PathBuf>> {
-    let mut program = fs::read(runsc).map_err(GvisorError::file("read", runsc))?;
-    let Some(at) = find(&program) else { return Ok(None) };
-    program[at..at + 4].copy_from_slice(&OURS.to_le_bytes());
+/// Makes the copy, whole or not at all.
+fn tuned_copy(runsc: &Path, copy: &Path) -> Result<PathBuf> {
+    let original = fs::read(runsc).map_err(GvisorError::file("read", runsc))?;
+    let mut program = original.clone();
+    for together in CHANGES {
+        if !apply(&mut program, together) {
+            let expect = together.first().map_or("", |change| change.without);
+            tracing::warn!(runsc = %runsc.display(), "this build of runsc is not known: {expect}");
+        }
+    }
+    if program == original {
+        return Ok(runsc.to_path_buf());
+    }
     if fs::read(copy).is_ok_and(|existing| existing == program) {
-        return Ok(Some(copy.to_path_buf()));
+        return Ok(copy.to_path_buf());
     }
     // Not over the old one: it may be running.
     let new = copy.with_extension("new");
@@ -109,64 +109,119 @@ fn tuned_copy(runsc: &Path, copy: &Path) -> Result<Option<PathBuf>> {
     written
         .and_then(|()| fs::rename(&new, copy))
         .map_err(GvisorError::file("write", copy))?;
-    Ok(Some(copy.to_path_buf()))
+    Ok(copy.to_path_buf())
 }
 
-/// Where the number is, if the loop is there exactly once.
-fn find(program: &[u8]) -> Option<usize> {
+/// Makes all of the changes, or none: false when a place is not there exactly once.
+fn apply(program: &mut [u8], changes: &[Change]) -> bool {
+    if program.get(ZEROES).is_none_or(|zeroes| zeroes.iter().any(|byte| *byte != 0)) {
+        return false;
+    }
+    let places: Option<Vec<usize>> = changes.iter().map(|change| find(program, &bytes(change.code))).collect();
+    let Some(places) = places else { return false };
+    for (change, place) in changes.iter().zip(places) {
+        for (offset, edit) in change.edits {
+            for (target, byte) in program[place + offset..].iter_mut().zip(bytes(edit)) {
+                *target = byte.unwrap_or(*target);
+            }
+        }
+    }
+    true
+}
+
+/// The bytes of hexadecimal text, None for `??`.
+fn bytes(text: &str) -> Vec<Option<u8>> {
+    text.split_whitespace()
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect()
+}
+
+/// Where the code is, if it is there exactly once.
+fn find(program: &[u8], code: &[Option<u8>]) -> Option<usize> {
     let fits = |window: &[u8]| {
         window
             .iter()
-            .zip(LOOP)
+            .zip(code)
             .all(|(byte, wanted)| wanted.is_none_or(|wanted| *byte == wanted))
     };
-    let mut found = program
-        .windows(LOOP.len())
-        .enumerate()
-        .filter(|(_, window)| fits(window))
-        .map(|(at, _)| at + NUMBER);
-    let (at, next) = (found.next()?, found.next());
-    let number = program
-        .get(at..at + 4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u32::from_le_bytes);
-    (next.is_none() && number == Some(ORIGINAL)).then_some(at)
+    let mut found = program.windows(code.len()).enumerate().filter(|(_, window)| fits(window));
+    let (place, _) = found.next()?;
+    found.next().is_none().then_some(place)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn program() -> Vec<u8> {
-        let code = LOOP.iter().map(|byte| byte.unwrap_or(0x5a));
-        [0x90; 100].into_iter().chain(code).chain([0xcc; 50]).collect()
+    /// A program with the code of `changes` in it.
+    fn program(changes: &[&Change]) -> Vec<u8> {
+        let mut program = vec![0; ZEROES.end];
+        for change in changes {
+            program.extend([0x90; 100]);
+            program.extend(bytes(change.code).into_iter().map(|byte| byte.unwrap_or(0x5a)));
+        }
+        program.extend([0xcc; 50]);
+        program
+    }
+
+    fn changed(old: &[u8], new: &[u8]) -> Vec<usize> {
+        (0..old.len()).filter(|at| old[*at] != new[*at]).collect()
     }
 
     #[test]
-    fn finds_the_number() {
-        assert_eq!(find(&program()), Some(100 + NUMBER));
+    fn only_the_edited_bytes_change() {
+        let old = program(&[&IDLE]);
+        let mut new = old.clone();
+        assert!(apply(&mut new, &[IDLE]));
+        let number = ZEROES.end + 100 + 10;
+        assert_eq!(new[number..number + 4], 50_000_000_u32.to_le_bytes());
+        assert!(changed(&old, &new).iter().all(|at| (number..number + 4).contains(at)));
     }
 
     #[test]
-    fn refuses_what_it_does_not_know() {
-        assert_eq!(find(&[0x90; 1000]), None);
-        let twice = [program(), program()].concat();
-        assert_eq!(find(&twice), None, "ambiguous");
-        let mut other = program();
-        other[100 + NUMBER] = 0x81;
-        assert_eq!(find(&other), None, "another number");
+    fn edits_stay_inside_their_code_and_replace_whole_instructions() {
+        for change in CHANGES.iter().copied().flatten() {
+            let code = bytes(change.code);
+            for (offset, edit) in change.edits {
+                assert!(offset + bytes(edit).len() <= code.len(), "{}", change.without);
+            }
+        }
+        // `mov rsi,[rsp+…]; lea rdx,[rsi+…]` goes, what follows (`mov rax,[rsp+…]`) stays.
+        for (change, edit) in [(&EPOLL_ENTRY, 0), (&EPOLL_ENTRY, 1), (&EPOLL_LIST, 0)] {
+            let (offset, new) = change.edits[edit];
+            let code = bytes(change.code);
+            assert_eq!(code[offset..offset + 5], bytes("48 8b 74 24 48"));
+            assert_eq!(code[offset + bytes(new).len()..][..5], bytes("48 8b 44 24 28"));
+        }
     }
 
     #[test]
-    fn a_copy_differs_in_the_number_only() {
+    fn unknown_and_ambiguous_places_are_left_alone() {
+        let check = |mut program: Vec<u8>| {
+            let old = program.clone();
+            assert!(!apply(&mut program, &[EPOLL_ENTRY, EPOLL_LIST]));
+            assert_eq!(program, old);
+        };
+        check(vec![0; 1000]);
+        check(program(&[&EPOLL_ENTRY]));
+        check(program(&[&EPOLL_ENTRY, &EPOLL_LIST, &EPOLL_LIST]));
+        let mut no_zeroes = program(&[&EPOLL_ENTRY, &EPOLL_LIST]);
+        no_zeroes[ZEROES.start] = 1;
+        check(no_zeroes);
+    }
+
+    #[test]
+    fn a_copy_is_made_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let (from, to) = (dir.path().join("runsc"), dir.path().join("tuned"));
-        fs::write(&from, program()).expect("written");
-        assert_eq!(tuned_copy(&from, &to).expect("tuned"), Some(to.clone()));
-        let (old, new) = (program(), fs::read(&to).expect("readable"));
-        let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != new[*at]).collect();
-        assert!(changed.iter().all(|at| (110..114).contains(at)), "{changed:?}");
-        assert_eq!(tuned_copy(&from, &to).expect("again"), Some(to));
+        fs::write(&from, program(&[&IDLE, &EPOLL_ENTRY, &EPOLL_LIST])).expect("written");
+        assert_eq!(tuned_copy(&from, &to).expect("tuned"), to);
+        let made = fs::metadata(&to).and_then(|metadata| metadata.modified()).expect("a time");
+        assert_eq!(tuned_copy(&from, &to).expect("again"), to);
+        assert_eq!(
+            fs::metadata(&to).and_then(|metadata| metadata.modified()).expect("a time"),
+            made
+        );
     }
 
     #[test]
@@ -175,7 +230,18 @@ mod tests {
         let from = dir.path().join("runsc");
         fs::write(&from, b"something else").expect("written");
         let to = dir.path().join("tuned");
-        assert_eq!(tuned_copy(&from, &to).expect("no error"), None);
+        assert_eq!(tuned_copy(&from, &to).expect("no error"), from);
         assert!(!to.exists());
+    }
+
+    #[test]
+    fn the_installed_program_is_known() {
+        let Ok(mut program) = fs::read("/usr/bin/runsc") else {
+            eprintln!("skipped: no runsc on this machine");
+            return;
+        };
+        for together in CHANGES {
+            assert!(apply(&mut program, together), "{}", together[0].without);
+        }
     }
 }
