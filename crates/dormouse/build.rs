@@ -28,16 +28,29 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
     for source in ["crates/agent", "crates/agent-proto", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from).join("agent");
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), PathBuf::from)
+        .join("agent");
     let status = Command::new(env::var_os("CARGO").ok_or("CARGO is not set")?)
         .current_dir(&workspace)
-        .args(["build", "--release", "--package", "dormouse-agent", "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "dormouse-agent",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&target)
         // Of the outer build's settings only these would reach the inner one.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTFLAGS")
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env(
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=symbols",
+        )
         .status()?;
     if !status.success() {
         return Err("the agent could not be built".into());

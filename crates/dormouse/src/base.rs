@@ -33,7 +33,11 @@ pub(crate) async fn ensure_tree(config: &Config, data: &DataDir) -> anyhow::Resu
 fn extra_cas(names: &[String]) -> anyhow::Result<Vec<Certificate>> {
     let mut certificates = Vec::new();
     for name in names {
-        let found = if name == "auto" { ca::host_extra_cas() } else { ca::read_file(Path::new(name)) };
+        let found = if name == "auto" {
+            ca::host_extra_cas()
+        } else {
+            ca::read_file(Path::new(name))
+        };
         certificates.extend(found?);
     }
     Ok(certificates)

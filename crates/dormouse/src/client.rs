@@ -26,13 +26,20 @@ impl Server {
     /// The server of this data directory.
     pub(crate) fn of(config: &Config) -> anyhow::Result<Self> {
         let data = DataDir::open(&config.data_dir)?;
-        let key = data.key()?.with_context(|| format!("No API key in {}: has a server run there?", config.data_dir.display()))?;
-        Ok(Self { url: Self::url(config, &data), key })
+        let key = data
+            .key()?
+            .with_context(|| format!("No API key in {}: has a server run there?", config.data_dir.display()))?;
+        Ok(Self {
+            url: Self::url(config, &data),
+            key,
+        })
     }
 
     /// Where it serves: what the running server has written down, or what is configured.
     pub(crate) fn url(config: &Config, data: &DataDir) -> String {
-        let written = std::fs::read(data.server()).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let written = std::fs::read(data.server())
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Value>(&text).ok());
         let written = written.and_then(|server| server.get("url")?.as_str().map(str::to_owned));
         written.unwrap_or_else(|| format!("http://{}", reachable(config.listen)))
     }
@@ -40,23 +47,44 @@ impl Server {
     /// One request to the API. Refusals are errors with the server's words.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Bytes> {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url)).header("X-API-Key", &self.key);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("X-API-Key", &self.key);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let answer = client.request(request.body(Full::new(body))?).await.with_context(|| format!("Cannot reach {}", self.url))?;
+        let answer = client
+            .request(request.body(Full::new(body))?)
+            .await
+            .with_context(|| format!("Cannot reach {}", self.url))?;
         let status = answer.status();
-        let body = answer.into_body().collect().await.context("The server's answer breaks off")?.to_bytes();
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .context("The server's answer breaks off")?
+            .to_bytes();
         if status.is_success() {
             return Ok(body);
         }
-        let message = serde_json::from_slice::<Value>(&body).ok().and_then(|error| error.get("message")?.as_str().map(str::to_owned));
-        bail!("{} ({status})", message.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned()));
+        let message = serde_json::from_slice::<Value>(&body)
+            .ok()
+            .and_then(|error| error.get("message")?.as_str().map(str::to_owned));
+        bail!(
+            "{} ({status})",
+            message.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned())
+        );
     }
 
     /// As [`ask`](Self::ask), for answers in JSON.
-    pub(crate) async fn ask_json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<T> {
+    pub(crate) async fn ask_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<T> {
         let answer = self.ask(method, path, body).await?;
         serde_json::from_slice(&answer).context("The server's answer is not what was expected")
     }
@@ -65,7 +93,9 @@ impl Server {
     pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
         let url = url::Url::parse(&self.url)?;
         let addresses = url.socket_addrs(|| None)?;
-        let stream = TcpStream::connect(&*addresses).await.with_context(|| format!("Cannot reach {}", self.url))?;
+        let stream = TcpStream::connect(&*addresses)
+            .await
+            .with_context(|| format!("Cannot reach {}", self.url))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

@@ -91,7 +91,10 @@ impl Config {
         let base = Resources::default();
         Ok(Self {
             data_dir,
-            listen: settings.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000))),
+            listen: settings
+                .listen
+                .or(file.listen)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000))),
             domain: settings.domain.or(file.domain),
             max_running: settings.max_running.or(file.max_running).unwrap_or(1000),
             max_run: hours(settings.max_run_hours.or(file.max_run_hours).unwrap_or(24)),
@@ -121,7 +124,9 @@ impl Config {
 
 fn read(file: &Path) -> anyhow::Result<Option<Settings>> {
     match std::fs::read_to_string(file) {
-        Ok(text) => Ok(Some(toml::from_str(&text).with_context(|| format!("Cannot use {}", file.display()))?)),
+        Ok(text) => Ok(Some(
+            toml::from_str(&text).with_context(|| format!("Cannot use {}", file.display()))?,
+        )),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("Cannot read {}", file.display())),
     }
@@ -141,14 +146,21 @@ mod tests {
     use super::*;
 
     fn settings(dir: &Path) -> Settings {
-        Settings { data_dir: Some(dir.to_owned()), ..Settings::default() }
+        Settings {
+            data_dir: Some(dir.to_owned()),
+            ..Settings::default()
+        }
     }
 
     #[test]
     fn flag_beats_file_beats_default() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "max-running = 7\npool-size = 5\n").unwrap();
-        let config = Config::load(Settings { pool_size: Some(1), ..settings(dir.path()) }).unwrap();
+        let config = Config::load(Settings {
+            pool_size: Some(1),
+            ..settings(dir.path())
+        })
+        .unwrap();
         assert_eq!((config.pool_size, config.max_running), (1, 7));
         assert_eq!(config.max_run, Duration::from_secs(24 * 3600));
     }
@@ -164,7 +176,10 @@ mod tests {
     #[test]
     fn named_file_must_exist() {
         let dir = tempfile::tempdir().unwrap();
-        let missing = Settings { config: Some(dir.path().join("no.toml")), ..settings(dir.path()) };
+        let missing = Settings {
+            config: Some(dir.path().join("no.toml")),
+            ..settings(dir.path())
+        };
         assert!(Config::load(missing).is_err());
     }
 }

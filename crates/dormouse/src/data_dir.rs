@@ -20,7 +20,11 @@ impl DataDir {
     pub(crate) fn open(root: &Path) -> anyhow::Result<Self> {
         let dir = Self { root: root.to_owned() };
         for dir in [root, &dir.run()] {
-            DirBuilder::new().recursive(true).mode(0o711).create(dir).with_context(|| format!("Cannot make {}", dir.display()))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(dir)
+                .with_context(|| format!("Cannot make {}", dir.display()))?;
         }
         Ok(dir)
     }
@@ -96,7 +100,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("tmp");
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -115,7 +124,12 @@ mod tests {
         assert_eq!(dir.key().unwrap(), None);
         let key = dir.key_or_make().unwrap();
         assert_eq!(key.len(), 44);
-        assert!(key.strip_prefix("e2b_").unwrap().bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
+        assert!(
+            key.strip_prefix("e2b_")
+                .unwrap()
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        );
         assert_eq!(dir.key_or_make().unwrap(), key);
     }
 

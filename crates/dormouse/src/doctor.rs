@@ -24,8 +24,18 @@ struct Check {
 impl Check {
     fn new(name: &'static str, found: Result<String, String>, hint: &'static str) -> Self {
         match found {
-            Ok(found) => Self { name, ok: true, found, hint: None },
-            Err(found) => Self { name, ok: false, found, hint: Some(hint) },
+            Ok(found) => Self {
+                name,
+                ok: true,
+                found,
+                hint: None,
+            },
+            Err(found) => Self {
+                name,
+                ok: false,
+                found,
+                hint: Some(hint),
+            },
         }
     }
 }
@@ -38,7 +48,12 @@ pub(crate) async fn doctor(arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&checks)?);
     } else {
         for check in &checks {
-            println!("{:<5} {:<12} {}", if check.ok { "ok" } else { "FAIL" }, check.name, check.found);
+            println!(
+                "{:<5} {:<12} {}",
+                if check.ok { "ok" } else { "FAIL" },
+                check.name,
+                check.found
+            );
             if let Some(hint) = check.hint {
                 println!("      {:<12} {hint}", "");
             }
@@ -49,7 +64,11 @@ pub(crate) async fn doctor(arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
 
 async fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
     let install = "`dormouse setup` installs it";
-    let program = |name: &str| find_program(name).map(|path| path.display().to_string()).ok_or_else(|| "not on PATH".to_owned());
+    let program = |name: &str| {
+        find_program(name)
+            .map(|path| path.display().to_string())
+            .ok_or_else(|| "not on PATH".to_owned())
+    };
     let data = DataDir::open(&config.data_dir)?;
     Ok(vec![
         Check::new("root", root(), "run dormouse with sudo: namespaces and cgroups need it"),
@@ -57,23 +76,47 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
         Check::new("nftables", program("nft"), install),
         Check::new("iproute2", program("ip"), install),
         Check::new("mmdebstrap", program("mmdebstrap"), install),
-        Check::new("cgroups", cgroups(), "mount cgroup v2 at /sys/fs/cgroup, or the v1 hierarchies cpu, memory, pids and freezer"),
-        Check::new("disk", disk(&config.data_dir), "free some space, or choose another place with --data-dir"),
+        Check::new(
+            "cgroups",
+            cgroups(),
+            "mount cgroup v2 at /sys/fs/cgroup, or the v1 hierarchies cpu, memory, pids and freezer",
+        ),
+        Check::new(
+            "disk",
+            disk(&config.data_dir),
+            "free some space, or choose another place with --data-dir",
+        ),
         Check::new("base", base(&data), "`dormouse setup` makes it"),
     ])
 }
 
 fn root() -> Result<String, String> {
     let user = nix::unistd::geteuid();
-    if user.is_root() { Ok("running as root".to_owned()) } else { Err(format!("running as user {user}")) }
+    if user.is_root() {
+        Ok("running as root".to_owned())
+    } else {
+        Err(format!("running as user {user}"))
+    }
 }
 
 /// Which engine sandboxes get here, and why.
 async fn engine(config: &Config) -> Result<String, String> {
     let runsc = find_runsc(config).map_err(|error| format!("{error:#}"))?;
-    let output = tokio::process::Command::new(&runsc).arg("--version").output().await.map_err(|error| error.to_string())?;
-    let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-    let kvm = if Path::new("/dev/kvm").exists() { "/dev/kvm exists, but the microVM engine is not built yet" } else { "no /dev/kvm" };
+    let output = tokio::process::Command::new(&runsc)
+        .arg("--version")
+        .output()
+        .await
+        .map_err(|error| error.to_string())?;
+    let version = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let kvm = if Path::new("/dev/kvm").exists() {
+        "/dev/kvm exists, but the microVM engine is not built yet"
+    } else {
+        "no /dev/kvm"
+    };
     Ok(format!("gvisor: {version} at {} ({kvm})", runsc.display()))
 }
 
@@ -82,15 +125,26 @@ fn cgroups() -> Result<String, String> {
     if root.join("cgroup.controllers").exists() {
         return Ok("version 2".to_owned());
     }
-    let missing: Vec<_> = ["cpu", "memory", "pids", "freezer"].into_iter().filter(|name| !root.join(name).is_dir()).collect();
-    if missing.is_empty() { Ok("version 1".to_owned()) } else { Err(format!("version 1 without {}", missing.join(", "))) }
+    let missing: Vec<_> = ["cpu", "memory", "pids", "freezer"]
+        .into_iter()
+        .filter(|name| !root.join(name).is_dir())
+        .collect();
+    if missing.is_empty() {
+        Ok("version 1".to_owned())
+    } else {
+        Err(format!("version 1 without {}", missing.join(", ")))
+    }
 }
 
 fn disk(data_dir: &Path) -> Result<String, String> {
     const NEEDED: u64 = 4 << 30;
     let room = nix::sys::statvfs::statvfs(data_dir).map_err(|error| error.to_string())?;
     let free = room.blocks_available() * room.fragment_size();
-    let text = format!("{:.1} GiB free at {}", free as f64 / f64::from(1u32 << 30), data_dir.display());
+    let text = format!(
+        "{:.1} GiB free at {}",
+        free as f64 / f64::from(1u32 << 30),
+        data_dir.display()
+    );
     if free >= NEEDED { Ok(text) } else { Err(text) }
 }
 

@@ -14,7 +14,10 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.settings.clone())?;
     let data = DataDir::open(&config.data_dir)?;
     let key = data.key()?.with_context(|| {
-        format!("No API key in {} yet: `dormouse setup` or the first `dormouse serve` makes it", config.data_dir.display())
+        format!(
+            "No API key in {} yet: `dormouse setup` or the first `dormouse serve` makes it",
+            config.data_dir.display()
+        )
     })?;
     let url = Server::url(&config, &data);
     let variables = [
@@ -25,7 +28,10 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
         ("E2B_DOMAIN", config.base_domain().to_owned()),
     ];
     if arguments.json {
-        let object: serde_json::Map<_, _> = variables.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        let object: serde_json::Map<_, _> = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), json!(value)))
+            .collect();
         println!("{}", serde_json::to_string_pretty(&object)?);
     } else {
         for (name, value) in variables {
@@ -38,7 +44,11 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
 /// The value as a shell word.
 fn quoted(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:".contains(&byte);
-    if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { format!("'{}'", value.replace('\'', r"'\''")) }
+    if !value.is_empty() && value.bytes().all(plain) {
+        value.to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

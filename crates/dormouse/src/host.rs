@@ -40,7 +40,9 @@ impl Host {
         let snapshots = SnapshotStore::open(data.snapshots()).await?;
         let mut network = NetworkConfig::new(&config.data_dir, &data.run());
         network.ready = config.pool_size.clamp(2, 32);
-        let slots = SlotPool::open(network).await.context("The network for sandboxes could not be prepared")?;
+        let slots = SlotPool::open(network)
+            .await
+            .context("The network for sandboxes could not be prepared")?;
         let engine = engine(config, data, &slots).await?;
         let control = ControlConfig {
             data_dir: config.data_dir.clone(),
@@ -50,7 +52,13 @@ impl Host {
             light_sleep_age: config.light_sleep_age,
         };
         let control = Control::start(control, Arc::clone(&engine), store.clone(), snapshots.clone()).await?;
-        Ok(Self { store, snapshots, control, engine, slots })
+        Ok(Self {
+            store,
+            snapshots,
+            control,
+            engine,
+            slots,
+        })
     }
 
     /// Stops and leaves every sandbox as it is.
@@ -63,7 +71,9 @@ impl Host {
 
 async fn engine(config: &Config, data: &DataDir, slots: &Arc<SlotPool>) -> anyhow::Result<Arc<dyn Engine>> {
     let runsc = find_runsc(config)?;
-    let runsc = dormouse_engine_gvisor::tune(&runsc, &data.run()).await.context("runsc could not be prepared")?;
+    let runsc = dormouse_engine_gvisor::tune(&runsc, &data.run())
+        .await
+        .context("runsc could not be prepared")?;
     let program = std::env::current_exe().context("Cannot find this program's own file")?;
     let shim: Vec<OsString> = vec![program.into(), "shim".into()];
     let config = GvisorConfig::new(runsc, data.sandboxes(), shim);
@@ -81,7 +91,9 @@ pub(crate) fn find_runsc(config: &Config) -> anyhow::Result<PathBuf> {
 /// A program on PATH.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Makes the first API key, and enters it with the longest run that is configured.
@@ -92,6 +104,12 @@ async fn ensure_key(config: &Config, data: &DataDir, store: &Store) -> anyhow::R
         return Ok(());
     }
     let created_at = known.map_or_else(jiff::Timestamp::now, |key| key.created_at);
-    let key = KeyRecord { hash, name: FIRST_KEY.to_owned(), team: TeamId::FIRST, max_run: config.max_run, created_at };
+    let key = KeyRecord {
+        hash,
+        name: FIRST_KEY.to_owned(),
+        team: TeamId::FIRST,
+        max_run: config.max_run,
+        created_at,
+    };
     Ok(store.save_key(&key).await?)
 }

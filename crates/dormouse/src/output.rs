@@ -7,7 +7,10 @@ use tracing_subscriber::EnvFilter;
 /// Starts the log on standard error; `DORMOUSE_LOG` chooses what it shows.
 pub(crate) fn init_log() {
     let filter = EnvFilter::try_from_env("DORMOUSE_LOG").unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second call would find the first one's log.
     let _ = log.try_init();
 }
@@ -40,7 +43,10 @@ pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) {
         cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
     };
     let line = |cells: &[String]| {
-        let padded = cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        let padded = cells
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     println!("{}", line(&header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()));

@@ -46,7 +46,12 @@ pub(crate) async fn sandbox(arguments: SandboxArgs) -> anyhow::Result<ExitCode> 
     let server = Server::of(&config)?;
     match arguments.action {
         SandboxAction::List { json } => list(&server, json).await?,
-        SandboxAction::Create { template, timeout, auto_pause, json } => create(&server, &template, timeout, auto_pause, json).await?,
+        SandboxAction::Create {
+            template,
+            timeout,
+            auto_pause,
+            json,
+        } => create(&server, &template, timeout, auto_pause, json).await?,
         SandboxAction::Exec { id, user, cwd, command } => return exec(&server, &id, user, cwd, command).await,
         SandboxAction::Kill { ids } => {
             for id in ids {
@@ -55,11 +60,19 @@ pub(crate) async fn sandbox(arguments: SandboxArgs) -> anyhow::Result<ExitCode> 
             }
         }
         SandboxAction::Pause { id } => {
-            server.ask(Method::POST, &format!("/sandboxes/{id}/pause"), Some(json!({}))).await?;
+            server
+                .ask(Method::POST, &format!("/sandboxes/{id}/pause"), Some(json!({})))
+                .await?;
             println!("{id} paused");
         }
         SandboxAction::Resume { id, timeout } => {
-            server.ask(Method::POST, &format!("/v2/sandboxes/{id}/connect"), Some(json!({ "timeout": timeout }))).await?;
+            server
+                .ask(
+                    Method::POST,
+                    &format!("/v2/sandboxes/{id}/connect"),
+                    Some(json!({ "timeout": timeout })),
+                )
+                .await?;
             println!("{id} running");
         }
     }
@@ -76,7 +89,10 @@ async fn list(server: &Server, json: bool) -> anyhow::Result<()> {
         let template = sandbox.alias.unwrap_or(sandbox.template);
         vec![sandbox.id, template, sandbox.state, sandbox.started_at, sandbox.end_at]
     };
-    print_table(&["SANDBOX", "TEMPLATE", "STATE", "STARTED", "ENDS"], &sandboxes.into_iter().map(row).collect::<Vec<_>>());
+    print_table(
+        &["SANDBOX", "TEMPLATE", "STATE", "STARTED", "ENDS"],
+        &sandboxes.into_iter().map(row).collect::<Vec<_>>(),
+    );
     Ok(())
 }
 
@@ -90,14 +106,27 @@ async fn create(server: &Server, template: &str, timeout: u32, auto_pause: bool,
     if json {
         println!("{}", serde_json::to_string_pretty(&made)?);
     } else {
-        println!("{}", made.get("sandboxID").and_then(Value::as_str).context("The server's answer names no sandbox")?);
+        println!(
+            "{}",
+            made.get("sandboxID")
+                .and_then(Value::as_str)
+                .context("The server's answer names no sandbox")?
+        );
     }
     Ok(())
 }
 
-async fn exec(server: &Server, id: &str, user: Option<String>, cwd: Option<String>, command: Vec<String>) -> anyhow::Result<ExitCode> {
+async fn exec(
+    server: &Server,
+    id: &str,
+    user: Option<String>,
+    cwd: Option<String>,
+    command: Vec<String>,
+) -> anyhow::Result<ExitCode> {
     let timeout = json!({ "timeout": CONNECT_SECONDS });
-    let sandbox: Connected = server.ask_json(Method::POST, &format!("/v2/sandboxes/{id}/connect"), Some(timeout)).await?;
+    let sandbox: Connected = server
+        .ask_json(Method::POST, &format!("/v2/sandboxes/{id}/connect"), Some(timeout))
+        .await?;
     let mut words = command.into_iter();
     let program = words.next().context("No command was given")?;
     let mut command = Command::new(program, words);

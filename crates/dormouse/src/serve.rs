@@ -31,7 +31,9 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     // Signals are caught from here on: a stop during the start must not leave things half-made.
     let stop = stop_on_signal()?;
     // Before anything else is touched: a port that is taken is the likeliest mistake.
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("Cannot listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("Cannot listen on {}", config.listen))?;
     let url = format!("http://{}", reachable(listener.local_addr()?));
 
     let tree = base::ensure_tree(&config, &data).await?;
@@ -42,12 +44,18 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     let api = dormouse_api::router(ApiState::new(
         Arc::clone(&host.control),
         host.store.clone(),
-        ApiConfig { domain: config.domain.clone(), ..ApiConfig::default() },
+        ApiConfig {
+            domain: config.domain.clone(),
+            ..ApiConfig::default()
+        },
     ));
     let front = Front::new(
         host.control.clone(),
         api,
-        FrontConfig { domains: vec![config.base_domain().to_owned()], ..FrontConfig::default() },
+        FrontConfig {
+            domains: vec![config.base_domain().to_owned()],
+            ..FrontConfig::default()
+        },
     );
     tokio::spawn(prune_events(host.store.clone(), stop.clone()));
     let server = json!({ "url": url, "apiKey": data.key_or_make()? }).to_string();
@@ -56,7 +64,10 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
         write_private(file, server.as_bytes())?;
     }
     println!("Dormouse serves on {url}, engine {}", host.engine.kind());
-    println!("Point E2B's SDKs here: eval \"$(dormouse env{})\"", data_dir_flag(&config.data_dir));
+    println!(
+        "Point E2B's SDKs here: eval \"$(dormouse env{})\"",
+        data_dir_flag(&config.data_dir)
+    );
 
     dormouse_proxy::serve(listener, front, stop).await?;
     tracing::info!("stopping; sandboxes stay as they are");
@@ -88,7 +99,11 @@ fn raise_file_limit() {
 
 /// The flag that other commands need to find this server's directory.
 fn data_dir_flag(data_dir: &Path) -> String {
-    if data_dir == Path::new(crate::config::DATA_DIR) { String::new() } else { format!(" --data-dir {}", data_dir.display()) }
+    if data_dir == Path::new(crate::config::DATA_DIR) {
+        String::new()
+    } else {
+        format!(" --data-dir {}", data_dir.display())
+    }
 }
 
 /// Cancelled by the first SIGINT or SIGTERM.

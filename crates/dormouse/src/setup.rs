@@ -21,11 +21,31 @@ struct Package {
 }
 
 const PACKAGES: &[Package] = &[
-    Package { name: "runsc", program: "runsc", backports: true },
-    Package { name: "mmdebstrap", program: "mmdebstrap", backports: false },
-    Package { name: "nftables", program: "nft", backports: false },
-    Package { name: "iproute2", program: "ip", backports: false },
-    Package { name: "erofs-utils", program: "mkfs.erofs", backports: true },
+    Package {
+        name: "runsc",
+        program: "runsc",
+        backports: true,
+    },
+    Package {
+        name: "mmdebstrap",
+        program: "mmdebstrap",
+        backports: false,
+    },
+    Package {
+        name: "nftables",
+        program: "nft",
+        backports: false,
+    },
+    Package {
+        name: "iproute2",
+        program: "ip",
+        backports: false,
+    },
+    Package {
+        name: "erofs-utils",
+        program: "mkfs.erofs",
+        backports: true,
+    },
 ];
 
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/dormouse-backports.sources";
@@ -57,7 +77,10 @@ pub(crate) async fn setup(arguments: SetupArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn packages(only_say: bool) -> anyhow::Result<()> {
-    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| find_program(package.program).is_none()).collect();
+    let missing: Vec<&Package> = PACKAGES
+        .iter()
+        .filter(|package| find_program(package.program).is_none())
+        .collect();
     if missing.is_empty() {
         println!("Packages: all there");
         return Ok(());
@@ -76,12 +99,19 @@ async fn packages(only_say: bool) -> anyhow::Result<()> {
     }
     apt(&["update"]).await?;
     for backports in [false, true] {
-        let chosen: Vec<&str> =
-            missing.iter().filter(|package| (package.backports && old_debian) == backports).map(|package| package.name).collect();
+        let chosen: Vec<&str> = missing
+            .iter()
+            .filter(|package| (package.backports && old_debian) == backports)
+            .map(|package| package.name)
+            .collect();
         if chosen.is_empty() {
             continue;
         }
-        let release: &[&str] = if backports { &["--target-release", "bookworm-backports"] } else { &[] };
+        let release: &[&str] = if backports {
+            &["--target-release", "bookworm-backports"]
+        } else {
+            &[]
+        };
         apt(&[&["install", "--yes", "--no-install-recommends"], release, &chosen].concat()).await?;
     }
     Ok(())
@@ -93,9 +123,15 @@ fn is_debian_12() -> anyhow::Result<bool> {
 }
 
 fn has_backports() -> bool {
-    let Ok(sources) = std::fs::read_dir("/etc/apt/sources.list.d") else { return false };
-    let files = sources.filter_map(|entry| Some(entry.ok()?.path())).chain(["/etc/apt/sources.list".into()]);
-    files.into_iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("bookworm-backports")))
+    let Ok(sources) = std::fs::read_dir("/etc/apt/sources.list.d") else {
+        return false;
+    };
+    let files = sources
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .chain(["/etc/apt/sources.list".into()]);
+    files
+        .into_iter()
+        .any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("bookworm-backports")))
 }
 
 /// Runs apt-get and shows what it says, so that a long download is not a silence.

@@ -33,29 +33,44 @@ impl Client {
     pub(super) fn new(server: SocketAddr, key: String) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { server, key, http: Http::builder(TokioExecutor::new()).build(connector) }
+        Self {
+            server,
+            key,
+            http: Http::builder(TokioExecutor::new()).build(connector),
+        }
     }
 
     pub(super) async fn create(&self) -> anyhow::Result<Sandbox> {
         let body = json!({ "templateID": "base", "timeout": 600, "autoPause": true, "autoResume": { "enabled": true } });
         let made: Value = serde_json::from_slice(&self.api(Method::POST, "/v2/sandboxes", body).await?)?;
         let text = |name: &str| made.get(name).and_then(Value::as_str).map(str::to_owned);
-        Ok(Sandbox { id: text("sandboxID").context("No sandbox id in the answer")?, token: text("envdAccessToken") })
+        Ok(Sandbox {
+            id: text("sandboxID").context("No sandbox id in the answer")?,
+            token: text("envdAccessToken"),
+        })
     }
 
     pub(super) async fn pause(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
-        self.api(Method::POST, &format!("/sandboxes/{}/pause", sandbox.id), json!({})).await.map(drop)
+        self.api(Method::POST, &format!("/sandboxes/{}/pause", sandbox.id), json!({}))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn kill(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
-        self.api(Method::DELETE, &format!("/sandboxes/{}", sandbox.id), Value::Null).await.map(drop)
+        self.api(Method::DELETE, &format!("/sandboxes/{}", sandbox.id), Value::Null)
+            .await
+            .map(drop)
     }
 
     /// Runs `/bin/true` inside, to its end.
     pub(super) async fn run_true(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
         let stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
-        let caller = Caller { access_token: sandbox.token.as_deref(), sandbox: Some(&sandbox.id), user: None };
+        let caller = Caller {
+            access_token: sandbox.token.as_deref(),
+            sandbox: Some(&sandbox.id),
+            user: None,
+        };
         let mut events = Command::new("/bin/true", Vec::<String>::new()).start(stream, caller).await?;
         while events.next().await?.is_some() {}
         Ok(())
@@ -78,7 +93,11 @@ impl Client {
     }
 
     async fn api(&self, method: Method, path: &str, body: Value) -> anyhow::Result<Bytes> {
-        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let body = if body.is_null() {
+            Bytes::new()
+        } else {
+            body.to_string().into()
+        };
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.server))

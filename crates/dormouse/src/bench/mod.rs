@@ -36,7 +36,9 @@ pub(crate) async fn bench(arguments: BenchArgs) -> anyhow::Result<ExitCode> {
     // Enough that eight creates at once find eight instances.
     config.pool_size = config.pool_size.max(CONCURRENCY[1]);
     let data = DataDir::open(&config.data_dir)?;
-    let _lock = data.lock().context("The benchmark needs the data directory for itself: stop the server first")?;
+    let _lock = data
+        .lock()
+        .context("The benchmark needs the data directory for itself: stop the server first")?;
     let tree = base::ensure_tree(&config, &data).await?;
     let host = Host::open(&config, &data).await?;
     let measured = measure(&config, &data, &host, &tree, arguments.runs).await;
@@ -61,7 +63,11 @@ async fn measure(
     host.control.stock(&build);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let api = dormouse_api::router(ApiState::new(Arc::clone(&host.control), host.store.clone(), ApiConfig::default()));
+    let api = dormouse_api::router(ApiState::new(
+        Arc::clone(&host.control),
+        host.store.clone(),
+        ApiConfig::default(),
+    ));
     let front = Front::new(host.control.clone(), api, FrontConfig::default());
     let stop = CancellationToken::new();
     let serving = tokio::spawn(dormouse_proxy::serve(listener, front, stop.clone()));

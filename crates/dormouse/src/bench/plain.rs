@@ -17,7 +17,13 @@ use super::report::Report;
 use crate::config::Config;
 use crate::host::find_runsc;
 
-pub(super) async fn measure(report: &mut Report, config: &Config, tree: &RootTree, runs: usize, at_once: usize) -> anyhow::Result<()> {
+pub(super) async fn measure(
+    report: &mut Report,
+    config: &Config,
+    tree: &RootTree,
+    runs: usize,
+    at_once: usize,
+) -> anyhow::Result<()> {
     let runsc = find_runsc(config)?;
     let dir = config.data_dir.join("run").join("bench");
     std::fs::create_dir_all(&dir)?;
@@ -30,10 +36,22 @@ pub(super) async fn measure(report: &mut Report, config: &Config, tree: &RootTre
     std::fs::remove_dir_all(&dir)?;
     let column = |pick: fn(&Times) -> Duration, measured: &[Times]| measured.iter().map(pick).collect();
     let measured = measured?;
-    report.add("plain runsc: run and first `true`", at_once, column(|times| times.run, &measured));
+    report.add(
+        "plain runsc: run and first `true`",
+        at_once,
+        column(|times| times.run, &measured),
+    );
     report.add("plain runsc: exec `true`", at_once, column(|times| times.exec, &measured));
-    report.add("plain runsc: checkpoint", at_once, column(|times| times.checkpoint, &measured));
-    report.add("plain runsc: restore and first `true`", at_once, column(|times| times.restore, &measured));
+    report.add(
+        "plain runsc: checkpoint",
+        at_once,
+        column(|times| times.checkpoint, &measured),
+    );
+    report.add(
+        "plain runsc: restore and first `true`",
+        at_once,
+        column(|times| times.restore, &measured),
+    );
     Ok(())
 }
 
@@ -53,7 +71,11 @@ struct Plain {
 
 impl Plain {
     fn new(runsc: &Path, dir: &Path, name: String) -> Self {
-        Self { runsc: runsc.to_owned(), dir: dir.join(&name), name }
+        Self {
+            runsc: runsc.to_owned(),
+            dir: dir.join(&name),
+            name,
+        }
     }
 
     async fn times(self, tree: &Path) -> anyhow::Result<Times> {
@@ -76,16 +98,23 @@ impl Plain {
         let exec = begun.elapsed();
 
         let begun = Instant::now();
-        self.run(&["checkpoint", "--leave-running", "--compression=none", &image, &self.name]).await?;
+        self.run(&["checkpoint", "--leave-running", "--compression=none", &image, &self.name])
+            .await?;
         let checkpoint = begun.elapsed();
         self.run(&["delete", "--force", &self.name]).await?;
 
         let begun = Instant::now();
-        self.run(&["restore", "--detach", "--bundle", bundle, &image, &restored]).await?;
+        self.run(&["restore", "--detach", "--bundle", bundle, &image, &restored])
+            .await?;
         self.run(&["exec", &restored, "/bin/true"]).await?;
         let restore = begun.elapsed();
         self.run(&["delete", "--force", &restored]).await?;
-        Ok(Times { run, exec, checkpoint, restore })
+        Ok(Times {
+            run,
+            exec,
+            checkpoint,
+            restore,
+        })
     }
 
     /// One command of runsc, in the default configuration but for what a checkpoint needs.

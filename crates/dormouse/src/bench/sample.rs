@@ -30,7 +30,13 @@ impl Summary {
             durations.get(rank - 1).copied().unwrap_or(longest)
         };
         let ms = |duration: Duration| (duration.as_secs_f64() * 100_000.0).round() / 100.0;
-        Some(Self { runs: durations.len(), p50: ms(rank(50)), p95: ms(rank(95)), p99: ms(rank(99)), max: ms(longest) })
+        Some(Self {
+            runs: durations.len(),
+            p50: ms(rank(50)),
+            p95: ms(rank(95)),
+            p99: ms(rank(99)),
+            max: ms(longest),
+        })
     }
 }
 
@@ -41,7 +47,10 @@ mod tests {
     #[test]
     fn percentiles_are_nearest_rank() {
         let summary = Summary::of((1..=100).rev().map(Duration::from_millis).collect()).unwrap();
-        assert_eq!((summary.p50, summary.p95, summary.p99, summary.max), (50.0, 95.0, 99.0, 100.0));
+        assert_eq!(
+            (summary.p50, summary.p95, summary.p99, summary.max),
+            (50.0, 95.0, 99.0, 100.0)
+        );
     }
 
     #[test]

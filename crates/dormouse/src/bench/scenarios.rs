@@ -11,7 +11,13 @@ use super::report::Report;
 use crate::host::Host;
 
 /// All scenarios at one concurrency; each is run `runs` times in all.
-pub(super) async fn measure(report: &mut Report, host: &Host, client: &Client, runs: usize, at_once: usize) -> anyhow::Result<()> {
+pub(super) async fn measure(
+    report: &mut Report,
+    host: &Host,
+    client: &Client,
+    runs: usize,
+    at_once: usize,
+) -> anyhow::Result<()> {
     let mut durations = Vec::with_capacity(runs);
     while durations.len() < runs {
         host.control.pool_full().await;
@@ -33,10 +39,18 @@ pub(super) async fn measure(report: &mut Report, host: &Host, client: &Client, r
     let rounds = runs.div_ceil(at_once);
     let mut measured = Measured::default();
     for _ in 0..rounds {
-        measured.exec.extend(each(&sandboxes, |sandbox| client.run_true(sandbox)).await?);
-        measured.request.extend(each(&sandboxes, |sandbox| client.touch(sandbox)).await?);
-        measured.pause.extend(each(&sandboxes, |sandbox| client.pause(sandbox)).await?);
-        measured.light.extend(each(&sandboxes, |sandbox| client.touch(sandbox)).await?);
+        measured
+            .exec
+            .extend(each(&sandboxes, |sandbox| client.run_true(sandbox)).await?);
+        measured
+            .request
+            .extend(each(&sandboxes, |sandbox| client.touch(sandbox)).await?);
+        measured
+            .pause
+            .extend(each(&sandboxes, |sandbox| client.pause(sandbox)).await?);
+        measured
+            .light
+            .extend(each(&sandboxes, |sandbox| client.touch(sandbox)).await?);
         each(&sandboxes, |sandbox| client.pause(sandbox)).await?;
         for sandbox in &sandboxes {
             host.control.sleep_deeply(TeamId::FIRST, &sandbox.id.parse()?).await?;
