@@ -135,7 +135,17 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
     if options.filter.is_none() {
         let crash = Step::new("kill -9 at random moments", clients.python())
             // One by one, and with a limit of its own: these tests start and kill servers themselves.
-            .args(["-m", "pytest", "-c", "e2e/python/pytest.ini", "-n", "0", "--timeout", "900", "e2e/crash"])
+            .args([
+                "-m",
+                "pytest",
+                "-c",
+                "e2e/python/pytest.ini",
+                "-n",
+                "0",
+                "--timeout",
+                "900",
+                "e2e/crash",
+            ])
             .env("DORMOUSE_PROGRAM", &program)
             .env("DORMOUSE_TEMPLATES", data.join("templates"))
             .limit(Duration::from_secs(1200))
