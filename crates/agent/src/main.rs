@@ -12,6 +12,7 @@
 
 mod access;
 mod agent;
+mod boot;
 mod config;
 mod failure;
 mod files;
@@ -71,6 +72,7 @@ fn run(config: Config) -> io::Result<()> {
     // Files that clients upload are 0644 and directories 0755, whatever the sandbox was started with.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     process::hide_inherited_descriptors();
+    boot::prepare();
     // As PID 1 orphans come to us anyway; elsewhere, as in a test, this makes them.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     // One thread for all waiting: a sandbox has few processors, and waking a second thread costs more than it brings.
