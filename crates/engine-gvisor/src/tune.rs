@@ -1,4 +1,4 @@
-//! A copy of runsc with two faults corrected.
+//! A copy of runsc with three faults corrected.
 //!
 //! **It is never idle.** The systrap platform of gVisor tries again and again whether its *fast path* (spinning instead of sleeping between
 //! the guest and the sentry) pays at the moment. It looks every 400 µs, for ever, also when the guest sleeps: every running sandbox costs 4
@@ -12,6 +12,13 @@
 //! one of five to ten snapshots that were taken while a connection was open, and it can hit any server or client with an event loop. The
 //! restore marks every entry as having news anyway (`epollInterest.afterLoad`), so nothing of this needs saving: the copy saves an empty
 //! list and entries that are in no list.
+//!
+//! **A program can crash right after a wake.** systrap guesses from a fault's address whether code or data was wanted: code if it is the
+//! address of the instruction. An instruction that lies across the border of two pages, of which the second is not mapped yet, looks like
+//! data. That costs other file systems nothing, because they allow a page everything that the mapping allows. EROFS allows only what was
+//! asked for: the page becomes readable, not executable, the instruction faults again, that is taken for a write, and the program gets
+//! SIGSEGV. After a restore nothing is mapped, so every program runs over many such borders; our agent died of it when it was asked for a
+//! symbolic link first. In the copy EROFS always allows reading and executing.
 //!
 //! The places are found by the instructions around them. If they are not there exactly once (another version, another processor), nothing
 //! is changed there, and the log says what to expect.
@@ -59,8 +66,17 @@ const EPOLL_LIST: Change = Change {
     edits: &[(42, "ba 00 02 40 00 0f 1f 80 00 00 00 00")],
 };
 
+/// In `erofs.(*inode).Translate`: `Translation{…, File: &i.fs.mf, Offset: mr.Start + offset, Perms: at}`. Two of the three truth values of
+/// `Perms`, Read and Execute, become true: `movzx edx,[rsp+…]` becomes `mov edx,1`.
+const EROFS_PERMISSIONS: Change = Change {
+    without: "programs in a sandbox may crash right after a wake",
+    code: "48 83 c2 78 48 8b 5c 24 10 48 01 d9 83 3d ?? ?? ?? ?? 00 74 09 90 e8 ?? ?? ?? ?? 49 89 13 48 89 50 18 48 89 48 20 \
+           0f b6 54 24 50 88 50 28 0f b6 54 24 51 88 50 29 0f b6 54 24 52 88 50 2a bb 01 00 00 00 48 89 d9 31 ff 31 f6",
+    edits: &[(38, "ba 01 00 00 00"), (54, "ba 01 00 00 00")],
+};
+
 /// Corrections that are right only together.
-const CHANGES: &[&[Change]] = &[&[IDLE], &[EPOLL_ENTRY, EPOLL_LIST]];
+const CHANGES: &[&[Change]] = &[&[IDLE], &[EPOLL_ENTRY, EPOLL_LIST], &[EROFS_PERMISSIONS]];
 
 /// Where in the file there are zeroes for [`EPOLL_ENTRY`] and [`EPOLL_LIST`] to save: after the header of a program that Go linked, which
 /// lies in memory from 0x400000 on and is never written.
@@ -192,6 +208,11 @@ mod tests {
             let code = bytes(change.code);
             assert_eq!(code[offset..offset + 5], bytes("48 8b 74 24 48"));
             assert_eq!(code[offset + bytes(new).len()..][..5], bytes("48 8b 44 24 28"));
+        }
+        for (offset, _) in EROFS_PERMISSIONS.edits {
+            let code = bytes(EROFS_PERMISSIONS.code);
+            assert_eq!(code[*offset..offset + 4], bytes("0f b6 54 24"));
+            assert_eq!(code[offset + 5..offset + 7], bytes("88 50"));
         }
     }
 
