@@ -220,6 +220,10 @@ async fn make(node: &Arc<Node>, build: &BuildRecord) -> Result<InstanceId, Engin
     let request = request(node, build);
     let id = request.id.clone();
     node.engine.start(request).await?;
+    if let Err(error) = node.engine.warm(&id).await {
+        // It is as good as any other, only its first command takes longer.
+        tracing::warn!(instance = %id, error = &error as &dyn std::error::Error, "a pooled instance stays cold");
+    }
     if let Err(error) = node.engine.suspend(&id).await {
         // Nobody would know of it otherwise.
         node.destroy_later(id);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dormouse_agent_client::{init, open_tunnel};
+use dormouse_agent_client::{Caller, Command, init, open_tunnel};
 use dormouse_agent_proto::{AGENT_PORT, InitRequest};
 use dormouse_engine::{
     Adopted, ConnectError, Connection, Engine, EngineError, EngineKind, ExitReason, Identity, InstanceId, InstanceStats,
@@ -25,6 +25,9 @@ use crate::launch::launch;
 use crate::layout::Dir;
 use crate::lifeline::Lifeline;
 use crate::tied::Tied;
+
+/// How long a first command may take, in a sandbox that nobody waits for.
+const WARM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long the agent may take to apply an identity.
 const INIT_PATIENCE: Duration = Duration::from_secs(20);
@@ -146,6 +149,27 @@ impl Engine for GvisorEngine {
         launched
             .await
             .map_err(|_| EngineError::failed(Operation::Start, &id, GvisorError::Panicked))?
+    }
+
+    async fn warm(&self, id: &InstanceId) -> Result<(), EngineError> {
+        let instance = self.get(id)?;
+        // The shell that commands run in, with its start-up files: the sentry keeps what it has learnt, and the host processes in which
+        // sandboxed ones run are used again.
+        let run = async {
+            let stream = instance
+                .dialer
+                .connect(AGENT_PORT)
+                .await
+                .map_err(dormouse_agent_client::Error::Connect)?;
+            let mut events = Command::shell("true").start(stream, Caller::default()).await?;
+            while events.next().await?.is_some() {}
+            Ok(())
+        };
+        let failed = |error| EngineError::failed(Operation::Warm, id, GvisorError::Agent(error));
+        match tokio::time::timeout(WARM_PATIENCE, run).await {
+            Ok(done) => done.map_err(failed),
+            Err(_) => Err(failed(dormouse_agent_client::Error::NotReady(WARM_PATIENCE))),
+        }
     }
 
     async fn identify(&self, id: &InstanceId, identity: &Identity) -> Result<(), EngineError> {

@@ -9,6 +9,8 @@ use crate::InstanceId;
 pub enum Operation {
     /// [`Engine::start`](crate::Engine::start)
     Start,
+    /// [`Engine::warm`](crate::Engine::warm)
+    Warm,
     /// [`Engine::identify`](crate::Engine::identify)
     Identify,
     /// [`Engine::set_network`](crate::Engine::set_network)
@@ -31,6 +33,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Start => "start",
+            Self::Warm => "warm",
             Self::Identify => "identify",
             Self::SetNetwork => "set the network of",
             Self::Suspend => "suspend",

@@ -54,6 +54,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug + 'static {
     /// On an error nothing of the instance is left.
     async fn start(&self, request: StartRequest) -> Result<(), EngineError>;
 
+    /// Has an instance without identity do what makes a client's first command quick: the first start of a process in a fresh instance
+    /// is slower than the next. Called for pooled instances, off every request path. An engine that gains nothing does nothing.
+    async fn warm(&self, _id: &InstanceId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Gives a running instance its identity (contract 3.3 `/init`): ids, tokens, host name, environment, clock. Before this returns no
     /// request of a client may reach the instance. Replaces an earlier identity completely.
     async fn identify(&self, id: &InstanceId, identity: &Identity) -> Result<(), EngineError>;
