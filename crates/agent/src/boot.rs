@@ -1,11 +1,11 @@
 //! What the first process of a sandbox puts right before it serves.
 //!
-//! Both steps are for gVisor, which mounts file systems of its own before it starts us; elsewhere they find nothing to do. A step that
-//! fails leaves a sandbox that works, only with slower snapshots, so failures are said and not more.
+//! This is for gVisor, which mounts file systems of its own before it starts us; elsewhere there is nothing to do. A failure leaves a
+//! sandbox that works, only with slower snapshots, so it is said and not more.
 
 use std::fs;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 
 /// An option that only gVisor's proc has, and shows.
 const CACHE_OPTION: &str = "dentry_cache_limit=";
@@ -20,17 +20,14 @@ pub(crate) fn prepare() {
         return;
     }
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    if mounts.lines().any(|line| is(line, "/proc", "proc") && line.contains(CACHE_OPTION)) {
+    if mounts
+        .lines()
+        .any(|line| is(line, "/proc", "proc") && line.contains(CACHE_OPTION))
+    {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         if let Err(error) = mount("proc", "/proc", "proc", flags, Some(CACHE)) {
             crate::complain(&format_args!("/proc keeps its large cache: {error}"));
         }
-    }
-    // Files in /tmp are to be on disk, as everywhere else, and not in the sandbox's memory.
-    if mounts.lines().any(|line| is(line, "/tmp", "tmpfs"))
-        && let Err(error) = unmount("/tmp", UnmountFlags::DETACH)
-    {
-        crate::complain(&format_args!("/tmp stays in memory: {error}"));
     }
 }
 
