@@ -128,7 +128,12 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+
+    /// One for all tests of this program, as there is one in the agent: two would take each other's children.
+    static REAPER: LazyLock<Reaper> = LazyLock::new(|| Reaper::start().expect("a thread"));
 
     /// A program that ends by itself, started behind the reaper's back except for its pid.
     fn child(script: &str) -> Result<Pid, std::io::Error> {
@@ -138,28 +143,26 @@ mod tests {
 
     #[tokio::test]
     async fn tells_how_a_child_ended() {
-        let reaper = Reaper::start().expect("a thread");
         for (script, expected) in [
             ("exit 3", Exit::Code(3)),
             ("kill -9 $$", Exit::Signal(9)),
             ("true", Exit::Code(0)),
         ] {
-            let (_, end) = reaper.adopt(|| child(script)).expect("started");
+            let (_, end) = REAPER.adopt(|| child(script)).expect("started");
             assert_eq!(end.await, Ok(expected), "{script}");
         }
     }
 
     #[tokio::test]
     async fn claims_a_child_that_ended_early() {
-        let reaper = Reaper::start().expect("a thread");
         let slow = || {
             let pid = child("exit 7");
             std::thread::sleep(std::time::Duration::from_millis(50));
             pid
         };
         // A first child keeps the thread in `wait`, so that it sees the second one end before that is claimed.
-        let (_, other) = reaper.adopt(|| child("sleep 0.2")).expect("started");
-        let (_, end) = reaper.adopt(slow).expect("started");
+        let (_, other) = REAPER.adopt(|| child("sleep 0.2")).expect("started");
+        let (_, end) = REAPER.adopt(slow).expect("started");
         assert_eq!(end.await, Ok(Exit::Code(7)));
         assert_eq!(other.await, Ok(Exit::Code(0)));
     }
