@@ -51,7 +51,7 @@ async fn woken_killed_and_deep_sleepers_cost_nothing() {
 async fn budget_of_nothing_turns_it_off() {
     let world = budget(0).await;
     let id = world.paused().await;
-    assert_eq!(world.record(&id).instance, None);
+    wait_until("it sleeps deeply", async || world.record(&id).instance.is_none()).await;
     world.holds(0, 1, 1).await;
 }
 
