@@ -49,7 +49,7 @@ pub enum ControlError {
     /// The node's limit of running sandboxes is reached: 429.
     #[error("you have reached the maximum number of concurrent sandboxes ({0})")]
     TooMany(usize),
-    /// The host has no room to finish; what was there before is unharmed: 507.
+    /// The host has no room to finish; what was there before is unharmed: 503, not to be retried.
     #[error("The host has no room left")]
     NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The engine failed.
