@@ -13,6 +13,7 @@ mod examples;
 mod host;
 mod paths;
 mod run;
+mod second_try;
 mod server;
 mod test;
 mod tests_count;

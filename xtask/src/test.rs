@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::clients::{self, Clients};
 use crate::run::{Outcome, Step};
+use crate::second_try::{Tests, Tried};
 use crate::server::{self, Profile, Server};
 use crate::tests_count::{self, Count};
 use crate::{examples, host, paths};
@@ -32,6 +33,8 @@ struct Report {
     count: Count,
     /// What failed, for the end.
     failures: Vec<String>,
+    /// What passed only when it ran alone.
+    flaky: Vec<String>,
 }
 
 impl Report {
@@ -49,6 +52,13 @@ impl Report {
             self.count.failed += 1;
         }
         self.check(name, outcome);
+    }
+
+    fn tried(&mut self, name: &str, tests: &Tests<'_>) -> Result<()> {
+        let Tried { outcome, count, flaky } = tests.run()?;
+        self.flaky.extend(flaky);
+        self.tests(name, &outcome, count);
+        Ok(())
     }
 }
 
@@ -70,12 +80,26 @@ pub(crate) fn test(options: &Options) -> Result<()> {
     let only_e2e = options.e2e || options.filter.is_some();
     if !only_e2e {
         run_lint(&mut report)?;
-        let outcome = cargo("tests of the workspace", &["test", "--workspace", "--no-fail-fast"]).outcome()?;
-        report.tests("cargo test", &outcome, tests_count::of_cargo(&outcome.output));
+        let tests = Tests {
+            step: &|only| {
+                let all = cargo("tests of the workspace", &["test", "--workspace", "--no-fail-fast"]);
+                if only.is_empty() {
+                    all
+                } else {
+                    all.args(["--", "--exact"]).args(only)
+                }
+            },
+            count: tests_count::of_cargo,
+            failed: tests_count::failed_of_cargo,
+        };
+        report.tried("cargo test", &tests)?;
     }
     if let Err(error) = end_to_end(&mut report, &clients, options) {
         report.count.failed += 1;
         report.failures.push(format!("end to end: {error:#}"));
+    }
+    for flaky in &report.flaky {
+        println!("FLAKY {flaky}: failed beside the others, passed alone");
     }
     for failure in &report.failures {
         println!("FAILED {failure}");
@@ -108,8 +132,14 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
     server::setup(&program, &data)?;
 
     let server = Server::start(&program, &data, &[])?;
-    let python = pytest(clients, &server, "e2e/python", options.filter.as_deref())?;
-    report.tests("e2e Python", &python, tests_count::of_pytest(&python.output));
+    pytest(
+        report,
+        "e2e Python",
+        clients,
+        &server,
+        "e2e/python",
+        options.filter.as_deref(),
+    )?;
     if options.filter.is_none() {
         let js = Step::new("e2e JavaScript", clients.node())
             .args(["--test", "--test-reporter=tap", "--test-concurrency=2"])
@@ -128,8 +158,8 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
 
     // The first server wakes most sandboxes from light sleep; this one from snapshots on disk.
     let server = Server::start(&program, &data, &[("DORMOUSE_LIGHT_SLEEP_MEMORY_MIB", "0")])?;
-    let deep = pytest(clients, &server, WAKE_TESTS, options.filter.as_deref())?;
-    report.tests("e2e Python, deep sleep", &deep, tests_count::of_pytest(&deep.output));
+    let filter = options.filter.as_deref();
+    pytest(report, "e2e Python, deep sleep", clients, &server, WAKE_TESTS, filter)?;
     server.stop()?;
 
     if options.filter.is_none() {
@@ -165,15 +195,26 @@ fn js_tests() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn pytest(clients: &Clients, server: &Server, tests: &str, filter: Option<&str>) -> Result<Outcome> {
+fn pytest(report: &mut Report, name: &str, clients: &Clients, server: &Server, tests: &str, filter: Option<&str>) -> Result<()> {
     let config = paths::root().join("e2e/python/pytest.ini");
-    let step = Step::new(format!("e2e Python: {tests}"), clients.python())
-        .args(["-m", "pytest", "-c"])
-        .args([config])
-        .args(["--rootdir", "e2e/python", tests])
-        .args(filter.into_iter().flat_map(|filter| ["-k", filter]))
-        .envs(server.variables())
-        .env("PYTHONUNBUFFERED", "1")
-        .limit(Duration::from_secs(1500));
-    step.outcome()
+    let step = |only: &[String]| {
+        let step = Step::new(format!("e2e Python: {tests}"), clients.python())
+            .args(["-m", "pytest", "-c"])
+            .args([&config])
+            .args(["--rootdir", "."]);
+        let step = match (only, filter) {
+            ([], None) => step.args([tests]),
+            ([], Some(filter)) => step.args([tests, "-k", filter]),
+            (only, _) => step.args(only),
+        };
+        step.envs(server.variables())
+            .env("PYTHONUNBUFFERED", "1")
+            .limit(Duration::from_secs(1500))
+    };
+    let tests = Tests {
+        step: &step,
+        count: tests_count::of_pytest,
+        failed: tests_count::failed_of_pytest,
+    };
+    report.tried(name, &tests)
 }

@@ -9,6 +9,8 @@ pub(crate) struct Count {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// Failed at first and passed when run again by themselves; counted in `passed` too.
+    pub(crate) flaky: u64,
 }
 
 impl AddAssign for Count {
@@ -16,6 +18,7 @@ impl AddAssign for Count {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.flaky += other.flaky;
     }
 }
 
@@ -24,6 +27,9 @@ impl fmt::Display for Count {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;
+        }
+        if self.flaky > 0 {
+            write!(f, ", {} of them flaky", self.flaky)?;
         }
         Ok(())
     }
@@ -37,6 +43,7 @@ pub(crate) fn of_cargo(output: &str) -> Count {
             passed: number_before(line, " passed"),
             failed: number_before(line, " failed"),
             skipped: number_before(line, " ignored"),
+            flaky: 0,
         };
     }
     sum
@@ -50,6 +57,7 @@ pub(crate) fn of_pytest(output: &str) -> Count {
         passed: number_before(line, " passed"),
         failed: number_before(line, " failed") + number_before(line, " error"),
         skipped: number_before(line, " skipped"),
+        flaky: 0,
     }
 }
 
@@ -65,7 +73,23 @@ pub(crate) fn of_node(output: &str) -> Count {
         passed: value("pass "),
         failed: value("fail ") + value("cancelled "),
         skipped: value("skipped "),
+        flaky: 0,
     }
+}
+
+/// Names of the failed tests in what `cargo test` prints; empty when a test program itself died.
+pub(crate) fn failed_of_cargo(output: &str) -> Vec<String> {
+    let failed = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    output.lines().filter_map(failed).collect()
+}
+
+/// Node ids of the failed tests in pytest's short summary.
+pub(crate) fn failed_of_pytest(output: &str) -> Vec<String> {
+    let failed = |line: &str| {
+        let id = line.strip_prefix("FAILED ").or_else(|| line.strip_prefix("ERROR "))?;
+        Some(id.split_once(" - ").map_or(id, |(id, _)| id).to_owned())
+    };
+    output.lines().filter_map(failed).filter(|id| id.contains("::")).collect()
 }
 
 /// The number that stands directly before `word`.
@@ -92,8 +116,21 @@ mod tests {
             Count {
                 passed: 25,
                 failed: 2,
-                skipped: 1
+                skipped: 1,
+                flaky: 0,
             }
+        );
+    }
+
+    #[test]
+    fn failed_tests_have_names() {
+        let cargo = "test a::b ... ok\ntest a::c ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n";
+        assert_eq!(failed_of_cargo(cargo), ["a::c"]);
+        let pytest =
+            "FAILED e2e/python/test_a.py::test_b[x] - AssertionError: 1 - 2\nERROR e2e/python/test_a.py::test_c\nERROR: no\n";
+        assert_eq!(
+            failed_of_pytest(pytest),
+            ["e2e/python/test_a.py::test_b[x]", "e2e/python/test_a.py::test_c"]
         );
     }
 
@@ -105,7 +142,8 @@ mod tests {
             Count {
                 passed: 20,
                 failed: 4,
-                skipped: 2
+                skipped: 2,
+                flaky: 0,
             }
         );
     }
