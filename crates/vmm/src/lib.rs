@@ -8,8 +8,14 @@
 //!
 //! Unsafe code is allowed in this crate: it maps guest memory and talks to KVM. Each block states why it is sound.
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
 pub mod events;
 pub mod interrupt;
+pub mod kvm;
+pub mod layout;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod virtio;
