@@ -1,5 +1,6 @@
 """Running commands: output, errors, input, signals, limits."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,8 @@ def test_stdin_is_echoed_exactly_and_closed(sandbox):
     sandbox.commands.close_stdin(command.pid)
     sandbox.commands.close_stdin(command.pid)
     assert command.wait().stdout == text
+    # Also when the first time has ended it.
+    sandbox.commands.close_stdin(command.pid)
 
 
 def test_stdin_is_empty_unless_asked_for(sandbox):
@@ -168,3 +171,73 @@ def test_git_works(sandbox):
     git clone -q file://$PWD /tmp/copy && cat /tmp/copy/file
     """
     assert sandbox.commands.run(script).stdout == "one\n"
+
+
+def test_input_of_64_kib_and_a_byte_is_exact(sandbox):
+    """One more than a pipe holds."""
+    data = os.urandom((64 << 10) + 1)
+    command = sandbox.commands.run("cat > got; stat -c %s got", background=True, stdin=True)
+    sandbox.commands.send_stdin(command.pid, data)
+    sandbox.commands.close_stdin(command.pid)
+    assert command.wait().stdout == f"{len(data)}\n"
+    assert sandbox.files.read("got", format="bytes") == data
+
+
+def test_streamed_input_is_exact(sandbox):
+    data = os.urandom(1_000_003)
+    command = sandbox.commands.run("cat > got", background=True, stdin=True)
+    sandbox.commands.stream_input(command.pid, (data[at : at + 70_001] for at in range(0, len(data), 70_001)))
+    sandbox.commands.close_stdin(command.pid)
+    command.wait()
+    assert sandbox.files.read("got", format="bytes") == data
+
+
+def test_connecting_after_the_end_tells_how_it_ended(sandbox):
+    command = sandbox.commands.run("exit 7", background=True)
+    with pytest.raises(CommandExitException):
+        command.wait()
+    with pytest.raises(CommandExitException) as late:
+        sandbox.commands.connect(command.pid).wait()
+    assert late.value.exit_code == 7
+    killed = sandbox.commands.run("sleep 1000", background=True)
+    sandbox.commands.kill(killed.pid)
+    eventually(lambda: killed.pid not in [process.pid for process in sandbox.commands.list()])
+    with pytest.raises(CommandExitException) as late:
+        sandbox.commands.connect(killed.pid).wait()
+    assert (late.value.exit_code, late.value.error) == (-1, "signal: killed")
+
+
+def test_timeout_of_a_connection_spares_the_command(sandbox):
+    command = sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    command.disconnect()
+    with pytest.raises(TimeoutException):
+        sandbox.commands.connect(command.pid, timeout=1).wait()
+    assert sandbox.commands.kill(command.pid) is True
+
+
+def test_no_timeout(sandbox):
+    assert sandbox.commands.run("sleep 1; echo done", timeout=0).stdout == "done\n"
+
+
+def test_several_listeners_hear_the_same(sandbox):
+    command = sandbox.commands.run("read line; echo $line", background=True, stdin=True)
+    others = [sandbox.commands.connect(command.pid) for _ in range(3)]
+    sandbox.commands.send_stdin(command.pid, "heard\n")
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(handle.wait).result(20) for handle in (command, *others)]
+    assert [result.stdout for result in results] == ["heard\n"] * 4
+
+
+def test_children_of_a_killed_command_may_live(sandbox):
+    """Only the process itself is killed, as E2B does."""
+    command = sandbox.commands.run("sleep 4321 & echo started; wait", background=True)
+    assert next(iter(command))[0] == "started\n"
+    sandbox.commands.kill(command.pid)
+    with pytest.raises(CommandExitException):
+        command.wait()
+    assert sandbox.commands.run("pgrep -f 'sleep 4321' | wc -l").stdout != "0\n"
+
+
+def test_unknown_user(sandbox):
+    with pytest.raises(Exception, match="invalid username: 'nobody-knows'"):
+        sandbox.commands.run("true", user="nobody-knows")

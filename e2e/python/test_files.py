@@ -1,6 +1,8 @@
 """Files and directories."""
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -163,3 +165,109 @@ def test_unknown_user_is_refused(sandbox):
         sandbox.files.read("/etc/hostname", user="nobody-knows")
     with pytest.raises(Exception, match="invalid username: 'nobody-knows'"):
         sandbox.commands.run("true", user="nobody-knows")
+
+
+def test_ten_thousand_files_are_listed(sandbox):
+    sandbox.commands.run("mkdir many && cd many && seq -f 'file-%05g' 10000 | xargs touch")
+    entries = sandbox.files.list("many", request_timeout=60)
+    assert [entry.name for entry in entries] == [f"file-{number:05}" for number in range(1, 10_001)]
+    assert {(entry.type, entry.permissions, entry.owner, entry.size) for entry in entries} == {(FileType.FILE, "-rw-r--r--", "user", 0)}
+
+
+def test_links(sandbox):
+    sandbox.files.write("real/file", "content")
+    sandbox.commands.run(
+        "ln -s /home/user/real/file absolute; ln -s real/file relative; ln -s real to-directory;"
+        "ln -s nowhere broken; ln -s loop loop; ln -s absolute chain"
+    )
+    target = "/home/user/real/file"
+    for name in ("absolute", "relative", "chain"):
+        info = sandbox.files.get_info(name)
+        assert (info.name, info.path, info.symlink_target) == (name, f"/home/user/{name}", target)
+        assert info.permissions == "Lrwxrwxrwx"
+        assert sandbox.files.read(name) == "content"
+    assert sandbox.files.get_info("to-directory").symlink_target == "/home/user/real"
+    assert [entry.path for entry in sandbox.files.list("to-directory")] == ["/home/user/to-directory/file"]
+    for name in ("broken", "loop"):
+        assert sandbox.files.get_info(name).symlink_target == f"/home/user/{name}"
+        assert sandbox.files.get_info(name).mode == 0
+    with pytest.raises(NotFoundException):
+        sandbox.files.read("broken")
+    listed = {entry.name for entry in sandbox.files.list("/home/user")}
+    assert {"absolute", "relative", "to-directory"} <= listed
+    # Removing and renaming mean the link.
+    sandbox.files.remove("to-directory")
+    sandbox.files.rename("absolute", "moved")
+    assert sandbox.files.read("real/file") == "content" and sandbox.files.get_info("moved").symlink_target == target
+    # Writing means what it leads to.
+    sandbox.files.write("relative", "new")
+    assert sandbox.files.read("real/file") == "new"
+
+
+def test_files_of_the_kernel(sandbox):
+    """They say that they are empty."""
+    assert sandbox.files.get_info("/proc/self/status").size == 0
+    assert "Name:" in sandbox.files.read("/proc/self/status")
+    assert sandbox.files.read("/proc/cpuinfo").startswith("processor")
+    assert b"Name:" in b"".join(sandbox.files.read("/proc/self/status", format="stream"))
+
+
+@pytest.mark.parametrize(
+    "make_it, expected",
+    [
+        ("touch x; chmod 640 x", ("-rw-r-----", 0o640)),
+        ("touch x; chmod 4755 x", ("urwxr-xr-x", 0o755)),
+        ("mkdir x; chmod 1777 x", ("dtrwxrwxrwx", 0o777)),
+        ("mkdir x; chmod 2775 x", ("dgrwxrwxr-x", 0o775)),
+        ("mkfifo x; chmod 600 x", ("prw-------", 0o600)),
+        ("touch x; chmod 0 x", ("----------", 0)),
+    ],
+)
+def test_permissions_are_written_as_the_original_does(sandbox, make_it, expected):
+    sandbox.commands.run(make_it)
+    info = sandbox.files.get_info("x")
+    assert (info.permissions, info.mode) == expected
+
+
+def test_owners_without_a_name_are_numbers(sandbox):
+    sandbox.commands.run("touch x && sudo chown 4321:8765 x")
+    info = sandbox.files.get_info("x")
+    assert (info.owner, info.group) == ("4321", "8765")
+
+
+def test_metadata_and_attributes_are_the_same_thing(sandbox):
+    sandbox.files.write("m", "x", metadata={"Author": "me"})
+    attributes = "python3 -c \"import os; print({n: os.getxattr('m', n) for n in os.listxattr('m')})\""
+    assert sandbox.commands.run(attributes).stdout == "{'user.e2b.author': b'me'}\n"
+    sandbox.commands.run("python3 -c \"import os; os.setxattr('m', 'user.e2b.outside', b'yes')\"")
+    assert sandbox.files.get_info("m").metadata == {"author": "me", "outside": "yes"}
+    assert [entry.metadata for entry in sandbox.files.list(".") if entry.name == "m"] == [{"author": "me", "outside": "yes"}]
+    written = sandbox.files.write_files([{"path": name, "data": name} for name in ("p", "q")], metadata={"k": "v"})
+    assert [info.metadata for info in written] == [{"k": "v"}] * 2
+
+
+def test_pipes_and_devices_are_no_files(sandbox):
+    """And nobody waits for one."""
+    sandbox.commands.run("mkfifo pipe")
+    for path in ("pipe", "/dev/zero"):
+        with pytest.raises(InvalidArgumentException):
+            sandbox.files.read(path)
+    with pytest.raises(Exception):
+        sandbox.files.write("pipe", "x")
+
+
+def test_many_transfers_at_once(sandbox):
+    data = {f"t/{number}": os.urandom(300_000) for number in range(16)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: sandbox.files.write(*item), data.items()))
+        read = list(pool.map(lambda path: bytes(sandbox.files.read(path, format="bytes")), data))
+    assert read == list(data.values())
+
+
+def test_uploads_in_pieces_of_any_size(sandbox):
+    data = os.urandom(200_000)
+    pieces = [data[at : at + 777] for at in range(0, len(data), 777)]
+    sandbox.files.write("pieces", iter(pieces))
+    assert sandbox.files.read("pieces", format="bytes") == data
+    sandbox.files.write("packed", iter(pieces), gzip=True)
+    assert sandbox.files.read("packed", format="bytes") == data

@@ -1,5 +1,6 @@
 """Terminals."""
 
+import hashlib
 import re
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 from conftest import eventually
 
-from e2b import CommandExitException, PtySize
+from e2b import CommandExitException, PtySize, TimeoutException
 
 
 class Terminal:
@@ -108,3 +109,51 @@ def test_terminal_survives_a_sleep(sandbox, terminal):
     again = Terminal(sandbox.pty.connect(terminal.handle.pid))
     send(sandbox, again, "echo kept=$KEPT\n")
     again.expect(r"kept=yes")
+
+
+def test_environment_directory_and_user(sandbox):
+    handle = sandbox.pty.create(PtySize(rows=24, cols=80), user="root", cwd="/usr/share", envs={"LANG": "C"})
+    terminal = Terminal(handle)
+    send(sandbox, terminal, "echo who=$(id -un) at=$(pwd) lang=$LANG\n")
+    terminal.expect(r"who=root at=/usr/share lang=C\b")
+
+
+def test_binary_input(sandbox, terminal):
+    """A terminal in raw mode hands every byte on."""
+    send(sandbox, terminal, "stty raw -echo; echo ready=$((1)); head -c 255 | sha256sum; stty sane\n")
+    terminal.expect(r"ready=1")
+    # Those that make signals are left out: gVisor's terminals act on them in raw mode too.
+    data = bytes(byte for byte in range(1, 256) if byte not in (3, 0x1A, 0x1C)) + b"abc"
+    sandbox.pty.send_stdin(terminal.handle.pid, data)
+    terminal.expect(hashlib.sha256(data).hexdigest())
+
+
+def test_connecting_twice(sandbox):
+    first = sandbox.pty.create(PtySize(rows=24, cols=80))
+    one, two = Terminal(first), Terminal(sandbox.pty.connect(first.pid))
+    sandbox.pty.send_stdin(first.pid, b"echo both=$((40 + 2))\n")
+    one.expect(r"both=42")
+    two.expect(r"both=42")
+    sandbox.pty.send_stdin(first.pid, b"exit 3\n")
+    for terminal in (one, two):
+        terminal.thread.join(10)
+        assert isinstance(terminal.result, CommandExitException) and terminal.result.exit_code == 3
+
+
+def test_timeout_ends_the_terminal(sandbox):
+    handle = sandbox.pty.create(PtySize(rows=24, cols=80), timeout=2)
+    terminal = Terminal(handle)
+    terminal.thread.join(20)
+    assert isinstance(terminal.result, TimeoutException)
+    eventually(lambda: handle.pid not in [process.pid for process in sandbox.commands.list()])
+
+
+def test_full_screen_programs(sandbox, terminal):
+    sandbox.files.write("note.txt", "first line\n")
+    send(sandbox, terminal, "nano note.txt\n")
+    terminal.expect(r"GNU nano")
+    send(sandbox, terminal, "edited ")
+    send(sandbox, terminal, "\x18")
+    terminal.expect(r"Save modified buffer")
+    send(sandbox, terminal, "y\r")
+    eventually(lambda: sandbox.files.read("note.txt") == "edited first line\n")

@@ -68,3 +68,25 @@ def test_sandbox_knows_its_name(sandbox):
 
 def test_places_for_everybody(sandbox):
     assert run(sandbox, "touch /usr/local/x /code/x /tmp/x && echo fine") == "fine"
+
+
+@pytest.mark.parametrize(
+    "command, output",
+    [
+        ("sudo su -c 'id -un'", "root"),
+        ("sudo su user -c 'id -un; pwd'", "user\n/home/user"),
+        ("sudo su - -c 'pwd; printenv USER'", "/root\nroot"),
+        ("sudo su - user -c 'printenv HOME'", "/home/user"),
+        ("sudo -u root su user -s /bin/sh -c 'echo $0'", "sh"),
+    ],
+)
+def test_su_by_way_of_sudo(sandbox, command, output):
+    assert run(sandbox, command) == output
+
+
+def test_new_users_can_be_made_and_used(sandbox):
+    run(sandbox, "sudo useradd -m -s /bin/bash -G sudo ada")
+    assert run(sandbox, "id -un; pwd; echo $HOME", user="ada") == "ada\n/home/ada\n/home/ada"
+    sandbox.files.write("note", "x", user="ada")
+    assert run(sandbox, "stat -c %U /home/ada/note", user="root") == "ada"
+    assert run(sandbox, "sudo id -un", user="ada") == "root"

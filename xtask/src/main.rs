@@ -3,6 +3,7 @@
 //! - [`host`] and [`clients`] install what the rest needs, once.
 //! - [`server`] starts a real server with a data directory below `target/`.
 //! - [`examples`] runs the documented examples against it and checks what they print.
+//! - [`fuzz`] feeds random input to the parsers.
 //! - [`test`] and [`demo`] put these together.
 //! - [`run`] runs every child process: with a time limit, and never in silence.
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@
 mod clients;
 mod demo;
 mod examples;
+mod fuzz;
 mod host;
 mod paths;
 mod run;
@@ -44,6 +46,8 @@ enum Task {
     Demo,
     /// Runs every check and every test (root)
     Test(test::Options),
+    /// Feeds the parsers with random input, guided by what it reaches
+    Fuzz(fuzz::Options),
     /// Checks the formatting and runs clippy
     Lint,
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Clients { refresh } => clients::ensure(refresh).map(drop),
         Task::Demo => demo::demo(),
         Task::Test(options) => test::test(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Lint => test::lint(),
     };
     finish(done)

@@ -12,7 +12,7 @@ use crate::run::{Outcome, Step};
 use crate::second_try::{Tests, Tried};
 use crate::server::{self, Profile, Server};
 use crate::tests_count::{self, Count};
-use crate::{examples, host, paths};
+use crate::{examples, fuzz, host, paths};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -93,6 +93,10 @@ pub(crate) fn test(options: &Options) -> Result<()> {
             failed: tests_count::failed_of_cargo,
         };
         report.tried("cargo test", &tests)?;
+        // For all targets together.
+        if let Err(error) = fuzz::fuzz(&fuzz::Options::all(60)) {
+            report.failures.push(format!("fuzzing: {error:#}"));
+        }
     }
     if let Err(error) = end_to_end(&mut report, &clients, options) {
         report.count.failed += 1;

@@ -3,22 +3,35 @@
 use std::future::Future;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use dormouse_agent_proto::rest::Metrics;
 use dormouse_agent_proto::{InitRequest, route};
 use http::{Method, Request, header};
 use http_body_util::Full;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use tokio::time::Instant;
 
 use crate::exchange::ask;
 use crate::{Error, Stream};
 
-/// Gives the sandbox its identity, replacing any earlier one (contract 3.3, `/init`).
+/// Bytes of randomness for one sandbox: as many as Linux keys its generator with.
+const ENTROPY: usize = 32;
+
+/// Gives the sandbox its identity, replacing any earlier one (contract 3.3, `/init`), and fresh randomness with it.
 ///
 /// # Errors
 /// [`Error::Refused`] when the agent does not take this caller for the control peer, or cannot apply the request.
 pub async fn init<S: Stream>(stream: S, request: &InitRequest) -> Result<(), Error> {
-    let body = serde_json::to_vec(request).map_err(|_| Error::Nonsense("the request cannot be written as JSON"))?;
+    let mut request = request.clone();
+    let mut random = [0; ENTROPY];
+    // A host without randomness could not have come this far; a sandbox without ours still has its kernel's.
+    if request.entropy.is_none() && OsRng.try_fill_bytes(&mut random).is_ok() {
+        request.entropy = Some(STANDARD.encode(random));
+    }
+    let body = serde_json::to_vec(&request).map_err(|_| Error::Nonsense("the request cannot be written as JSON"))?;
     let mut post = request_to(Method::POST, route::INIT, body.into());
     post.headers_mut()
         .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

@@ -34,6 +34,10 @@ pub struct InitRequest {
     /// The host's clock in nanoseconds since 1970. The agent corrects its own where the sandbox may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
+    /// Fresh random bytes from the host, in base64. The agent stirs them into its kernel's random numbers, which are those of
+    /// its twins after a snapshot. Never the same twice, and no part of the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<String>,
     /// Extra lines for `/etc/hosts`, such as `192.0.2.1 events.e2b.local`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_hosts: Vec<String>,

@@ -18,6 +18,7 @@ use rustix::time::{ClockId, Timespec};
 
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::entropy;
 use crate::failure::Failure;
 use crate::identity::Identity;
 use crate::trust;
@@ -29,10 +30,14 @@ const TOLERANCE: Duration = Duration::from_millis(50);
 const HOSTS_MARK: &str = "# sandbox";
 
 /// Applies the request, then answers 204.
-pub(crate) async fn init(State(agent): State<Arc<Agent>>, Json(request): Json<InitRequest>) -> Result<StatusCode, Failure> {
+pub(crate) async fn init(State(agent): State<Arc<Agent>>, Json(mut request): Json<InitRequest>) -> Result<StatusCode, Failure> {
     let _turn = agent.initialising.lock().await;
     if let Some(timestamp) = request.timestamp {
         correct_clock(timestamp);
+    }
+    // Before anything of the new identity exists that might ask for a random number.
+    if let Some(entropy) = request.entropy.take() {
+        entropy::stir(&entropy);
     }
     let before = agent.identity.get();
     if before.request != request {

@@ -34,7 +34,8 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener) -> io::Resul
     axum::serve(listener, app).await
 }
 
-fn router(agent: Arc<Agent>) -> Router {
+/// Everything that is served.
+pub(crate) fn router(agent: Arc<Agent>) -> Router {
     let guard = axum::middleware::from_fn_with_state(Arc::clone(&agent), access::guard);
     Router::new()
         .route(route::HEALTH, get(async || StatusCode::NO_CONTENT))

@@ -25,6 +25,8 @@ mod envelope;
 mod errors;
 mod forward;
 mod front;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod host;
 mod limit;

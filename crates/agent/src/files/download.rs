@@ -1,7 +1,7 @@
 //! `GET /files` (contract 3.3).
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,21 +10,24 @@ use std::time::{Duration, SystemTime};
 use async_compression::Level;
 use async_compression::tokio::bufread::GzipEncoder;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use dormouse_agent_proto::signature::Operation;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::io::{AsyncReadExt as _, BufReader};
+use tokio::io::BufReader;
 use tokio_util::io::ReaderStream;
 
 use super::encoding::{Coding, negotiate};
-use super::range::{Wanted, parse};
-use super::{Caller, FilesQuery, blocking};
+use super::query::FilesQuery;
+use super::range::{Part, Wanted, parse};
+use super::{Caller, blocking, byteranges, reading};
 use crate::agent::Agent;
 use crate::failure::Failure;
 
-/// Bytes in memory for one download.
+/// A file up to this is read at once.
+const SMALL: usize = 128 << 10;
+/// Bytes on their way through the compressor.
 const CHUNK: usize = 128 << 10;
 /// Below this, a gzip header and a second buffer cost more than they save.
 const WORTH_COMPRESSING: u64 = 1 << 10;
@@ -40,7 +43,7 @@ struct Source {
 /// Answers with a file's content.
 pub(crate) async fn download(
     State(agent): State<Arc<Agent>>,
-    Query(query): Query<FilesQuery>,
+    query: FilesQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let caller = Caller::admit(&agent, Operation::Read, &query, &headers)?;
@@ -56,7 +59,9 @@ pub(crate) async fn download(
 
     let mut response = answer(source, coding, &headers).await?;
     let common = response.headers_mut();
-    common.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    common
+        .entry(header::CONTENT_TYPE)
+        .or_insert(HeaderValue::from_static("application/octet-stream"));
     common.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     common.extend(name.map(|name| (header::CONTENT_DISPOSITION, name)));
     Ok(response)
@@ -96,7 +101,7 @@ fn open(path: &Path) -> Result<Source, Failure> {
 
 async fn answer(source: Source, coding: Coding, headers: &HeaderMap) -> Result<Response, Failure> {
     let Source {
-        mut file,
+        file,
         metadata,
         unsized_content,
     } = source;
@@ -132,17 +137,18 @@ async fn answer(source: Source, coding: Coding, headers: &HeaderMap) -> Result<R
                     .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 return Ok(response);
             }
-            Wanted::All => bytes_of(file, size, StatusCode::OK).await?,
-            Wanted::Part { start, length } => {
-                file.seek(SeekFrom::Start(start))
-                    .map_err(|error| Failure::io("reading file", &error))?;
-                let mut response = bytes_of(file, length, StatusCode::PARTIAL_CONTENT).await?;
-                let range = header_value(format!("bytes {start}-{}/{size}", start + length - 1));
-                response
-                    .headers_mut()
-                    .extend(range.map(|value| (header::CONTENT_RANGE, value)));
-                response
-            }
+            Wanted::All => bytes_of(file, Part { start: 0, length: size }, StatusCode::OK).await?,
+            Wanted::Parts(parts) => match parts.as_slice() {
+                [part] => {
+                    let mut response = bytes_of(file, *part, StatusCode::PARTIAL_CONTENT).await?;
+                    let range = header_value(part.header(size));
+                    response
+                        .headers_mut()
+                        .extend(range.map(|value| (header::CONTENT_RANGE, value)));
+                    response
+                }
+                parts => byteranges::answer(file, parts, size),
+            },
         }
     };
     let headers = response.headers_mut();
@@ -152,28 +158,24 @@ async fn answer(source: Source, coding: Coding, headers: &HeaderMap) -> Result<R
     Ok(response)
 }
 
-/// `length` bytes from where `file` stands.
-async fn bytes_of(mut file: File, length: u64, status: StatusCode) -> Result<Response, Failure> {
+/// One part of a file, which may be all of it.
+async fn bytes_of(file: File, part: Part, status: StatusCode) -> Result<Response, Failure> {
+    let length = part.length;
     let body = match usize::try_from(length) {
         // The usual small file: one visit to the file instead of one for each step of a stream.
-        Ok(small) if small <= CHUNK => {
+        Ok(small) if small <= SMALL => {
             let bytes = blocking(move || {
-                let mut bytes = Vec::with_capacity(small);
-                file.by_ref()
-                    .take(length)
-                    .read_to_end(&mut bytes)
+                let mut bytes = vec![0; small];
+                file.read_exact_at(&mut bytes, part.start)
                     .map_err(|error| Failure::io("reading file", &error))?;
                 Ok(bytes)
             });
             Body::from(bytes.await?)
         }
-        _ => Body::from_stream(ReaderStream::with_capacity(
-            tokio::fs::File::from_std(file).take(length),
-            CHUNK,
-        )),
+        _ => Body::from_stream(reading::stream(Arc::new(file), part.start, length)),
     };
     let mut response = (status, body).into_response();
-    if status != StatusCode::OK || length > CHUNK as u64 {
+    if status != StatusCode::OK || length > SMALL as u64 {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     Ok(response)

@@ -3,11 +3,15 @@
 //! Contents stream through with flat memory, however large. Files are read and written as root; what is written
 //! belongs to the user that the request names.
 
+mod byteranges;
 mod compose;
-mod disposition;
+pub(crate) mod disposition;
 mod download;
-mod encoding;
-mod range;
+pub(crate) mod encoding;
+pub(crate) mod parts;
+pub(crate) mod query;
+pub(crate) mod range;
+mod reading;
 mod target;
 mod upload;
 
@@ -21,23 +25,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dormouse_agent_proto::signature::{self, Credentials, Operation};
 use http::HeaderMap;
-use serde::Deserialize;
 
+use self::query::FilesQuery;
 use crate::access::shown_token;
 use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::identity::Identity;
 use crate::paths;
 use crate::users::{Accounts, User};
-
-/// Query of both methods of `/files`.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct FilesQuery {
-    path: Option<String>,
-    username: Option<String>,
-    signature: Option<String>,
-    signature_expiration: Option<i64>,
-}
 
 /// For whom a request is.
 #[derive(Debug)]

@@ -3,36 +3,31 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use async_compression::tokio::bufread::GzipDecoder;
 use axum::Json;
-use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::body::Body;
+use axum::extract::State;
 use dormouse_agent_proto::rest::{WrittenFile, WrittenKind};
 use dormouse_agent_proto::signature::Operation;
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, header};
-use multer::Multipart;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::encoding::{Coding, of_request};
-use super::{Caller, FilesQuery, blocking, disposition, target};
+use super::parts::{Content, Parts};
+use super::query::FilesQuery;
+use super::{Caller, blocking, target};
 use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::filesystem::metadata::{self, Metadata};
 
-/// The only part of a form that holds a file.
-const FILE_FIELD: &str = "file";
-
-type Content = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
-
 /// Writes the files in the request's body.
 pub(crate) async fn upload(
     State(agent): State<Arc<Agent>>,
-    Query(query): Query<FilesQuery>,
+    query: FilesQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Vec<WrittenFile>>, Failure> {
@@ -57,9 +52,10 @@ pub(crate) async fn upload(
             upload.write(path, content).await?;
         }
         "multipart/form-data" => {
-            let boundary = multer::parse_boundary(content_type)
-                .map_err(|error| Failure::bad_request(format!("error parsing multipart form: {error}")))?;
-            upload.write_parts(Multipart::new(content, boundary), path).await?;
+            let mut parts = Parts::new(content_type, content, path)?;
+            while let Some(part) = parts.next().await? {
+                upload.write(&part.path, part.content).await?;
+            }
         }
         _ => return Err(Failure::bad_request(format!("unsupported content type: '{content_type}'"))),
     }
@@ -90,26 +86,6 @@ struct Upload {
 }
 
 impl Upload {
-    async fn write_parts(&mut self, mut parts: Multipart<'static>, path: Option<&str>) -> Result<(), Failure> {
-        let broken = |error: multer::Error| Failure::bad_request(format!("error reading multipart form: {error}"));
-        while let Some(part) = parts.next_field().await.map_err(broken)? {
-            let header = part.headers().get(header::CONTENT_DISPOSITION);
-            // Names are UTF-8, which a header's own text conversion refuses.
-            let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            let disposition = disposition::parse(&header.unwrap_or_default());
-            if disposition.name.as_deref() != Some(FILE_FIELD) {
-                continue;
-            }
-            let named = disposition.filename.filter(|name| !name.is_empty());
-            let path = match path.or(named.as_deref()) {
-                Some(path) => path.to_owned(),
-                None => return Err(Failure::bad_request("path or a file name is required for every file")),
-            };
-            self.write(&path, part.map_err(into_io).boxed()).await?;
-        }
-        Ok(())
-    }
-
     async fn write(&mut self, path: &str, mut content: Content) -> Result<(), Failure> {
         let path = self.caller.resolve(path)?;
         if !self.seen.insert(path.clone()) {
@@ -144,10 +120,6 @@ fn describe(path: &Path, metadata: Metadata) -> WrittenFile {
         r#type: WrittenKind::File,
         metadata,
     }
-}
-
-fn into_io(error: multer::Error) -> io::Error {
-    io::Error::other(error)
 }
 
 fn root_cause(error: &io::Error) -> String {

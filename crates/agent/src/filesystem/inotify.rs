@@ -83,6 +83,10 @@ impl Changes {
     }
 
     fn take(&mut self, event: Raw) {
+        if event.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            self.catch_up();
+            return;
+        }
         if event.flags.contains(ReadFlags::IGNORED) {
             self.directories.remove(&event.watch);
             return;
@@ -156,14 +160,32 @@ impl Changes {
         }
     }
 
+    /// The kernel has lost events. Directories that were made meanwhile must not stay unwatched; what is in them is told.
+    fn catch_up(&mut self) {
+        if !self.recursive {
+            return;
+        }
+        let known: HashSet<PathBuf> = self.directories.values().cloned().collect();
+        let mut open: Vec<PathBuf> = known.iter().cloned().collect();
+        while let Some(directory) = open.pop() {
+            for child in children(&self.root.join(&directory)) {
+                let name = directory.join(child.file_name());
+                let is_directory = child.file_type().is_ok_and(|kind| kind.is_dir());
+                if is_directory && !known.contains(&name) {
+                    if self.announced.insert(name.clone()) {
+                        self.announce(&name, &child);
+                    }
+                    self.enter(&name);
+                }
+            }
+        }
+    }
+
     /// Watches the directories below one that is watched.
     fn descend(&mut self, directory: &Path, announce: bool) {
         let mut open = vec![directory.to_owned()];
         while let Some(directory) = open.pop() {
-            let Ok(children) = fs::read_dir(self.root.join(&directory)) else {
-                continue;
-            };
-            for child in children.filter_map(Result::ok) {
+            for child in children(&self.root.join(&directory)) {
                 let name = directory.join(child.file_name());
                 if announce && self.announced.insert(name.clone()) {
                     self.announce(&name, &child);
@@ -205,6 +227,11 @@ impl Changes {
             let _ = inotify::remove_watch(self.fd.get_ref(), watch);
         }
     }
+}
+
+/// What is in a directory; nothing if it cannot be read, or is gone.
+fn children(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok)
 }
 
 fn read_all(fd: &OwnedFd) -> io::Result<Vec<Raw>> {

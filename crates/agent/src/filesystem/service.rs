@@ -15,6 +15,7 @@ use dormouse_agent_proto::rpc::filesystem::{
 };
 use futures::Stream;
 use http::HeaderMap;
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::entry::entry_info;
@@ -60,9 +61,11 @@ impl FilesystemService {
         })
     }
 
-    fn watch(&self, ctx: &RequestContext, path: &str, wish: Wish) -> Result<Watch, ConnectError> {
+    async fn watch(&self, ctx: &RequestContext, path: &str, wish: Wish) -> Result<Watch, ConnectError> {
         let path = self.caller(ctx.headers())?.resolve(path)?;
-        Ok(Watch::of(Arc::clone(&self.agent), path, wish)?)
+        let agent = Arc::clone(&self.agent);
+        // A large tree takes a while to walk.
+        blocking(move || Ok(Watch::of(agent, path, wish)?)).await
     }
 }
 
@@ -163,7 +166,7 @@ impl Filesystem for FilesystemService {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watch = self.watch(&ctx, request.path, wish)?;
+        let watch = self.watch(&ctx, request.path, wish).await?;
         Response::stream_ok(watch_events(
             watch,
             keepalive_of(ctx.headers()),
@@ -181,7 +184,7 @@ impl Filesystem for FilesystemService {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watcher_id = self.agent.watchers.open(self.watch(&ctx, request.path, wish)?);
+        let watcher_id = self.agent.watchers.open(self.watch(&ctx, request.path, wish).await?);
         Response::ok(CreateWatcherResponse {
             watcher_id,
             ..CreateWatcherResponse::default()
@@ -262,7 +265,15 @@ fn missing(path: &Path, error: &io::Error) -> ConnectError {
 }
 
 fn failed(what: &str, error: &io::Error) -> ConnectError {
-    ConnectError::internal(format!("error {what}: {error}"))
+    let message = format!("error {what}: {error}");
+    match Errno::from_io_error(error) {
+        // The path's fault, not ours.
+        Some(Errno::NAMETOOLONG | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::INVAL) => {
+            ConnectError::invalid_argument(message)
+        }
+        Some(Errno::NOSPC | Errno::DQUOT) => ConnectError::resource_exhausted(message),
+        _ => ConnectError::internal(message),
+    }
 }
 
 impl From<PathError> for ConnectError {

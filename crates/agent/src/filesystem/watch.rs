@@ -39,6 +39,7 @@ impl From<WatchError> for ConnectError {
         match error {
             WatchError::NotFound(_) => Self::not_found(message),
             WatchError::NotADirectory(_) | WatchError::Network(_) => Self::invalid_argument(message),
+            WatchError::Io(_, error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Self::invalid_argument(message),
             WatchError::Io(..) => Self::internal(message),
         }
     }

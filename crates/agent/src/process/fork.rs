@@ -59,6 +59,13 @@ pub(crate) enum ForkError {
     },
 }
 
+impl ForkError {
+    /// Whether the user may not be where the program was to start.
+    pub(crate) fn is_forbidden_directory(&self) -> bool {
+        matches!(self, Self::Setup { step: Step::Directory, source } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// What a child does before it is the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

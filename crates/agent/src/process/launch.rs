@@ -115,6 +115,13 @@ fn working_directory(named: &str, user: &User, identity: &Identity) -> Result<Pa
     Err(LaunchError::NoDirectory(chosen.display().to_string()))
 }
 
+/// The user's home, or the root where there is none.
+pub(crate) fn home(user: &User) -> Result<CString, LaunchError> {
+    let home = Path::new(&user.home);
+    let chosen = if home.is_dir() { home } else { Path::new("/") };
+    c_string(chosen.as_os_str().as_bytes())
+}
+
 /// What a process sees, later sources over earlier ones: the agent's PATH, the user, the sandbox, the request.
 fn environment<'a>(
     user: &User,

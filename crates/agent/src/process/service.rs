@@ -159,8 +159,12 @@ impl Process for ProcessService {
     ) -> ServiceResult<CloseStdinResponse> {
         let request = request.to_owned_message();
         let selector = request.process.into_option().and_then(|process| process.selector);
-        let process = self.agent.processes.get(selector.as_ref())?;
-        process.input.close().await?;
+        match self.agent.processes.get(selector.as_ref()) {
+            Ok(process) => process.input.close().await?,
+            // Closing twice is no error, and the first time may have been what ended it.
+            Err(_) if self.agent.processes.has_ended(selector.as_ref()) => {}
+            Err(missing) => return Err(missing.into()),
+        }
         Response::ok(CloseStdinResponse::default())
     }
 }

@@ -45,8 +45,16 @@ pub(crate) async fn start(
     };
     let reaper = agent.reaper.clone();
     let blocking = tokio::task::spawn_blocking(move || {
-        let (plan, ends) = launch::plan(&config, wiring, &user, &accounts, &identity)?;
-        let (pid, exit) = reaper.adopt(|| spawn(&plan))?;
+        let (mut plan, ends) = launch::plan(&config, wiring, &user, &accounts, &identity)?;
+        let mut started = reaper.adopt(|| spawn(&plan));
+        if config.cwd.as_deref().unwrap_or_default().is_empty()
+            && matches!(&started, Err(error) if error.is_forbidden_directory())
+        {
+            // The sandbox's default directory is another user's: this one's own does as well.
+            plan.cwd = launch::home(&user)?;
+            started = reaper.adopt(|| spawn(&plan));
+        }
+        let (pid, exit) = started?;
         // Dropping the plan closes the child's ends here; otherwise its output would never end.
         drop(plan);
         Ok::<_, LaunchError>((pid, exit, config, ends))

@@ -90,16 +90,20 @@ impl Table {
         if let Some(process) = state.find(selector) {
             return Ok((process.pid(), process.followers.follow()));
         }
-        let ended = state.ended.iter().rev().find(|ended| match selector {
-            Some(Selector::Pid(pid)) => ended.pid == *pid,
-            Some(Selector::Tag(tag)) => ended.tag.as_ref() == Some(tag),
-            None => false,
-        });
-        let ended = ended.ok_or_else(|| missing(selector))?;
+        let ended = state.find_ended(selector).ok_or_else(|| missing(selector))?;
         let (sender, receiver) = mpsc::channel(1);
         // The queue is empty and its receiver at hand, so this cannot fail.
         let _ = sender.try_send(Event::End(ended.ending.clone()));
         Ok((ended.pid, receiver))
+    }
+
+    /// Whether a process has ended lately.
+    pub(crate) fn has_ended(&self, selector: Option<&Selector>) -> bool {
+        let state = self.lock();
+        match state.find(selector) {
+            Some(process) => process.has_exited(),
+            None => state.find_ended(selector).is_some(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,6 +122,14 @@ impl State {
                 .find(|process| process.tag() == Some(tag.as_str()))
                 .cloned(),
         }
+    }
+
+    fn find_ended(&self, selector: Option<&Selector>) -> Option<&Ended> {
+        self.ended.iter().rev().find(|ended| match selector {
+            Some(Selector::Pid(pid)) => ended.pid == *pid,
+            Some(Selector::Tag(tag)) => ended.tag.as_ref() == Some(tag),
+            None => false,
+        })
     }
 }
 

@@ -177,6 +177,16 @@ fn ranges_and_conditions() {
     assert_eq!(part.header("content-length"), Some("3"));
     let beyond = get(&[("range", "bytes=10-")]);
     assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */10")));
+    let several = get(&[("range", "bytes=0-1,-2,20-")]);
+    let kind = several.header("content-type").expect("a type").to_owned();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").expect("parts");
+    let part = |range: &str, content: &str| {
+        format!("--{boundary}\r\nContent-Range: bytes {range}/10\r\nContent-Type: application/octet-stream\r\n\r\n{content}\r\n")
+    };
+    let expected = format!("{}{}--{boundary}--\r\n", part("0-1", "01"), part("8-9", "89"));
+    assert_eq!((several.status, several.text()), (206, expected.clone()));
+    assert_eq!(several.header("content-length"), Some(expected.len().to_string().as_str()));
+    assert_eq!(get(&[("range", "bytes=0-8,1-9")]).status, 200, "more than there is");
     let modified = get(&[]).header("last-modified").expect("a date").to_owned();
     assert_eq!(get(&[("if-modified-since", &modified)]).status, 304);
     assert_eq!(get(&[("if-modified-since", "Thu, 01 Jan 1970 00:00:00 GMT")]).status, 200);
@@ -186,6 +196,47 @@ fn ranges_and_conditions() {
         200
     );
     assert_eq!(error(&get(&[("accept-encoding", "br, identity;q=0")])).0, 406);
+}
+
+/// What is no text was taken for a name with other characters in it.
+#[test]
+fn names_that_are_no_text_are_refused() {
+    let agent = Agent::start();
+    for query in [
+        "path=%ff%fe",
+        "path=a%c0%ae",
+        "username=%ff&path=a",
+        "signature_expiration=soon&path=a",
+    ] {
+        let target = format!("/files?{query}");
+        assert_eq!(error(&agent.get(&target)).0, 400, "{query}");
+        assert_eq!(
+            error(&agent.request("POST", &target, &[("content-type", "application/octet-stream")], b"x")).0,
+            400
+        );
+    }
+    let form = b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\xff\"\r\n\r\nx\r\n--b--\r\n";
+    let headers = [("content-type", "multipart/form-data; boundary=b")];
+    assert_eq!(error(&agent.request("POST", "/files", &headers, form)).0, 400);
+    assert_eq!(
+        std::fs::read_dir(agent.home("")).expect("a home").count(),
+        0,
+        "nothing was written"
+    );
+}
+
+#[test]
+fn large_files_arrive_whole_in_pieces() {
+    let agent = Agent::start();
+    // Not a multiple of any buffer.
+    let content: Vec<u8> = (0..3_000_001_u32)
+        .map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    assert_eq!(put(&agent, "large", &[], &content).status, 200);
+    assert_eq!(std::fs::read(agent.home("large")).expect("written"), content);
+    assert!(agent.get("/files?path=large").body == content);
+    let part = agent.request("GET", "/files?path=large", &[("range", "bytes=1000-2500000")], b"");
+    assert!(part.body == content[1000..=2_500_000]);
 }
 
 #[test]

@@ -47,6 +47,17 @@ fn snake_case_and_unknown_fields_are_taken() {
     assert_eq!(call(&agent, "CreateWatcher", &body).status, 200);
 }
 
+/// They were our fault (500) instead of the path's.
+#[test]
+fn paths_that_are_too_long_are_the_callers_fault() {
+    let agent = Agent::start();
+    let path = "x".repeat(5000);
+    for method in ["Stat", "ListDir", "MakeDir", "Remove", "CreateWatcher"] {
+        call(&agent, method, &json!({"path": path})).assert_error(400, "invalid_argument", "");
+    }
+    call(&agent, "Move", &json!({"source": path, "destination": "a"})).assert_error(400, "invalid_argument", "");
+}
+
 #[test]
 fn directories_are_made_once() {
     let agent = Agent::start();

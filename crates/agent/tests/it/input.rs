@@ -39,6 +39,20 @@ fn input_arrives_as_it_is() {
     send(&agent, pid, "stdin", b"x").assert_error(404, "not_found", "not found");
 }
 
+/// The first close may end the process, and the second one then came too late.
+#[test]
+fn closing_twice_is_no_error_even_when_the_first_time_was_the_end() {
+    let agent = Agent::start();
+    let mut events = agent.start_process(&cat(), &[]);
+    let pid = events.pid();
+    let close = || agent.call("process.Process/CloseStdin", &json!({"process": {"pid": pid}}));
+    assert_eq!(close().status, 200);
+    events.outcome().assert_exit(0);
+    assert_eq!(close().status, 200);
+    let unknown = agent.call("process.Process/CloseStdin", &json!({"process": {"pid": 999_999_999}}));
+    unknown.assert_error(404, "not_found", "not found");
+}
+
 #[test]
 fn input_can_be_refused_from_the_start() {
     let agent = Agent::start();

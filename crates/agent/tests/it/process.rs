@@ -1,5 +1,6 @@
 //! Starting, following and ending processes (contract 3.4, 3.5).
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -300,6 +301,27 @@ fn processes_are_the_users_and_inherit_nothing() {
         Some(agent.root.path().join("home").to_str().expect("text"))
     );
     assert_eq!(agent.run(Some("root"), "id -u; pwd").stdout, "0\n/root\n");
+}
+
+/// A user who was made later could run nothing without naming a directory.
+#[test]
+fn a_closed_default_directory_gives_way_to_the_home() {
+    if !root_or_skip("a directory that is closed to the user") {
+        return;
+    }
+    let agent = Agent::start();
+    let closed = agent.root.path().join("closed");
+    std::fs::create_dir(&closed).expect("made");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).expect("closed");
+    let identity = json!({"sandboxId": "i1", "templateId": "t1", "hostname": "h", "defaultWorkdir": closed});
+    let headers = [("content-type", "application/json")];
+    let answer = agent.request("POST", "/init", &headers, identity.to_string().as_bytes());
+    assert_eq!(answer.status, 204);
+    assert_eq!(agent.run(Some("root"), "pwd").line(), closed.to_str().expect("text"));
+    assert_eq!(
+        agent.run(None, "pwd").line().trim_end_matches('/'),
+        agent.home("").to_str().expect("text").trim_end_matches('/')
+    );
 }
 
 #[test]
