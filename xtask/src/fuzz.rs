@@ -107,6 +107,14 @@ fn run_one(programs: &Path, target: &str, seconds: u64) -> Result<bool> {
     Ok(false)
 }
 
+/// How many inputs were run.
+fn statistic(output: &str) -> &str {
+    let found = output
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    found.map_or("?", str::trim)
+}
+
 fn build() -> Result<PathBuf> {
     let directory = home();
     Step::new("build the fuzz targets", "cargo")
@@ -174,6 +182,13 @@ mod tests {
             let seeds = fs::read_dir(seeds(&target)).map(Iterator::count);
             assert!(seeds.is_ok_and(|seeds| seeds > 0), "{target} has seeds");
         }
+    }
+
+    #[test]
+    fn inputs_are_counted() {
+        let output = "stat::number_of_executed_units: 58885\nstat::average_exec_per_sec:     6542\n";
+        assert_eq!(statistic(output), "58885");
+        assert_eq!(statistic("nothing"), "?");
     }
 
     #[test]

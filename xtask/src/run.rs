@@ -22,6 +22,7 @@ pub(crate) struct Step {
     name: String,
     command: Command,
     limit: Duration,
+    quiet: bool,
 }
 
 /// How it went.
@@ -45,6 +46,7 @@ impl Step {
             name: name.into(),
             command,
             limit: Duration::from_secs(600),
+            quiet: false,
         }
     }
 
@@ -69,6 +71,12 @@ impl Step {
     /// Stops it when it takes longer.
     pub(crate) fn limit(mut self, limit: Duration) -> Step {
         self.limit = limit;
+        self
+    }
+
+    /// Keeps what it prints for the outcome alone.
+    pub(crate) fn quiet(mut self) -> Step {
+        self.quiet = true;
         self
     }
 
@@ -104,7 +112,9 @@ impl Step {
                 HEARTBEAT
             }) {
                 Ok(line) => {
-                    println!("{line}");
+                    if !self.quiet {
+                        println!("{line}");
+                    }
                     output.push_str(&line);
                     output.push('\n');
                 }
