@@ -25,8 +25,8 @@ def npm(package, *arguments):
     return ["npx", "--yes", package, *arguments]
 
 
-def python(package, *arguments):
-    return ["uvx", package, *arguments]
+def python(*package):
+    return ["uvx", *package]
 
 
 # Each entry: the command, then which setting of the configuration becomes which variable.
@@ -44,7 +44,8 @@ ENTRIES = {
     "memory": (npm("@modelcontextprotocol/server-memory"), {}),
     "notion": (npm("@notionhq/notion-mcp-server"), {"internalIntegrationToken": "NOTION_TOKEN"}),
     "sequentialthinking": (npm("@modelcontextprotocol/server-sequential-thinking"), {}),
-    "sqlite": (python("mcp-server-sqlite"), {}),
+    # Written for the library's first major version, and does not say so.
+    "sqlite": (python("--with", "mcp<2", "mcp-server-sqlite"), {}),
     "tavily": (npm("tavily-mcp"), {"apiKey": "TAVILY_API_KEY"}),
     "time": (python("mcp-server-time"), {}),
     "wikipedia": (python("wikipedia-mcp"), {}),

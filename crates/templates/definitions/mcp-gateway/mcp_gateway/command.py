@@ -84,9 +84,12 @@ def serve():
 def fetch(names):
     """Has npm and uv fetch the packages, so that the first start needs no network."""
     for name in names:
-        command = catalog.server_of(name, {}).command
+        if name not in catalog.ENTRIES:
+            catalog.server_of(name, {"runCmd": "true"})
+            raise catalog.BadConfiguration(f"{name} can only be fetched when it starts")
+        command, _ = catalog.ENTRIES[name]
         quiet = {"stdin": subprocess.DEVNULL, "env": environment(), **as_user()}
-        fetching = ["uv", "tool", "install", command[1]] if command[0] == "uvx" else ["npm", "install", "--global", command[2]]
+        fetching = ["uv", "tool", "install", *command[1:]] if command[0] == "uvx" else ["npm", "install", "--global", command[2]]
         if subprocess.run(fetching, **quiet).returncode != 0:
             raise catalog.BadConfiguration(f"{name} could not be fetched")
 
