@@ -5,17 +5,16 @@
 
 use std::time::Duration;
 
+use dormouse_agent_proto::AGENT_PORT;
+use dormouse_agent_proto::signature::token_matches;
 use dormouse_engine::InstanceId;
 use dormouse_store::{SandboxId, SandboxRecord};
 use tokio_util::sync::CancellationToken;
 
+use crate::ControlError;
 use crate::driver::{Command, Handle, View};
 use crate::model::Phase;
 use crate::node::Node;
-use crate::{ControlError, token};
-
-/// The agent's port: asks for the access token instead of the traffic token.
-const AGENT_PORT: u16 = 49983;
 
 /// How long traffic waits for a sandbox on its way between states.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,7 +99,7 @@ fn open_route(view: &View, visitor: Visitor<'_>) -> Option<Result<Route, RouteEr
     let carrier = view.carrier.as_ref()?;
     let record = &view.sandbox.record;
     if let Some(expected) = traffic_token(record, visitor.port)
-        && !token::matches(expected, visitor.traffic_token)
+        && !shown(expected, visitor.traffic_token)
     {
         let refused = if visitor.traffic_token.is_none() {
             RouteError::TokenMissing
@@ -122,6 +121,11 @@ fn traffic_token(record: &SandboxRecord, port: u16) -> Option<&str> {
     record.traffic_token.as_deref().filter(|_| port != AGENT_PORT)
 }
 
+/// Whether the token that is asked for was shown.
+fn shown(expected: &str, given: Option<&str>) -> bool {
+    given.is_some_and(|given| token_matches(given, expected))
+}
+
 /// Whether the visitor may wake a sandbox that does not run.
 fn may_wake(record: &SandboxRecord, phase: Phase, visitor: Visitor<'_>) -> Result<(), RouteError> {
     if phase == Phase::Killing || !record.auto_resume {
@@ -133,7 +137,7 @@ fn may_wake(record: &SandboxRecord, phase: Phase, visitor: Visitor<'_>) -> Resul
         (record.traffic_token.as_deref(), visitor.traffic_token)
     };
     match expected {
-        Some(expected) if !token::matches(expected, given) => Err(RouteError::ResumeRefused),
+        Some(expected) if !shown(expected, given) => Err(RouteError::ResumeRefused),
         _ => Ok(()),
     }
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use dormouse_api::{ApiConfig, ApiState};
 use dormouse_control::{Control, ControlConfig};
 use dormouse_engine::Engine;
 use dormouse_engine_gvisor::{GvisorConfig, GvisorEngine};
 use dormouse_layers::SnapshotStore;
 use dormouse_network::{NetworkConfig, SlotPool};
+use dormouse_proxy::{Front, FrontConfig};
 use dormouse_store::{KeyRecord, Store, TeamId};
 use sha2::{Digest as _, Sha256};
 
@@ -59,6 +61,20 @@ impl Host {
             engine,
             slots,
         })
+    }
+
+    /// What answers on the listener: the API, and the proxy in front of it.
+    pub(crate) fn front(&self, config: &Config) -> Front {
+        let api = ApiConfig {
+            domain: config.domain.clone(),
+            ..ApiConfig::default()
+        };
+        let api = dormouse_api::router(ApiState::new(Arc::clone(&self.control), self.store.clone(), api));
+        let front = FrontConfig {
+            domains: vec![config.base_domain().to_owned()],
+            ..FrontConfig::default()
+        };
+        Front::new(self.control.clone(), api, front)
     }
 
     /// Stops and leaves every sandbox as it is.

@@ -2,12 +2,9 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dormouse_api::{ApiConfig, ApiState};
-use dormouse_proxy::{Front, FrontConfig};
 use dormouse_store::Store;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
@@ -41,22 +38,7 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     let build = base::ensure_build(&config, &host, &tree).await?;
     host.control.stock(&build);
 
-    let api = dormouse_api::router(ApiState::new(
-        Arc::clone(&host.control),
-        host.store.clone(),
-        ApiConfig {
-            domain: config.domain.clone(),
-            ..ApiConfig::default()
-        },
-    ));
-    let front = Front::new(
-        host.control.clone(),
-        api,
-        FrontConfig {
-            domains: vec![config.base_domain().to_owned()],
-            ..FrontConfig::default()
-        },
-    );
+    let front = host.front(&config);
     tokio::spawn(prune_events(host.store.clone(), stop.clone()));
     let server = json!({ "url": url, "apiKey": data.key_or_make()? }).to_string();
     write_private(&data.server(), server.as_bytes())?;

@@ -35,7 +35,7 @@ use futures::future::BoxFuture;
 pub use self::error::{ConnectError, EngineError, Operation};
 pub use self::types::{
     Adopted, AdoptedInstance, Connection, EngineKind, ExitReason, Identity, InstanceId, InstanceStats, NetworkPolicy, Resources,
-    SnapshotStats, StartFrom, StartRequest, Stream,
+    SnapshotStats, StartFrom, StartRequest, Stream, random_name,
 };
 
 /// Makes, suspends, snapshots and destroys instances. One engine serves a whole daemon; every method may be called concurrently for

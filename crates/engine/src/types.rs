@@ -31,6 +31,15 @@ impl fmt::Display for EngineKind {
     }
 }
 
+/// A fresh random name: `prefix`, then `tail` lowercase letters and digits, 5.1 bits of randomness each.
+#[must_use]
+pub fn random_name(prefix: &str, tail: usize) -> String {
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    let tail = (0..tail).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
+    prefix.chars().chain(tail).collect()
+}
+
 /// Names one instance: `x` and 15 lowercase letters and digits, so that it fits into interface, cgroup and container names.
 ///
 /// An instance is not a sandbox: a pooled instance has no sandbox yet, and a sandbox that wakes from deep sleep gets a new instance.
@@ -42,10 +51,7 @@ impl InstanceId {
     /// A fresh random id.
     #[must_use]
     pub fn random() -> Self {
-        const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-        let mut rng = rand::rng();
-        let tail = (0..15).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
-        Self(std::iter::once('x').chain(tail).collect())
+        Self(random_name("x", 15))
     }
 
     /// The id as text.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rand::Rng as _;
+use dormouse_engine::random_name;
 use serde::{Deserialize, Serialize};
 
 /// The text is not an id of the kind that was asked for.
@@ -13,15 +13,6 @@ use serde::{Deserialize, Serialize};
 pub struct InvalidId {
     kind: &'static str,
     text: String,
-}
-
-fn random(prefix: &str, tail: usize) -> String {
-    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    let mut rng = rand::rng();
-    let mut id = String::with_capacity(prefix.len() + tail);
-    id.push_str(prefix);
-    id.extend((0..tail).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])));
-    id
 }
 
 macro_rules! id {
@@ -35,7 +26,7 @@ macro_rules! id {
             /// A fresh random id.
             #[must_use]
             pub fn random() -> Self {
-                Self(random($prefix, $tail))
+                Self(random_name($prefix, $tail))
             }
 
             /// The id as text.

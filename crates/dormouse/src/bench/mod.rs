@@ -11,11 +11,8 @@ mod sample;
 mod scenarios;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use dormouse_api::{ApiConfig, ApiState};
-use dormouse_proxy::{Front, FrontConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -63,12 +60,7 @@ async fn measure(
     host.control.stock(&build);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let api = dormouse_api::router(ApiState::new(
-        Arc::clone(&host.control),
-        host.store.clone(),
-        ApiConfig::default(),
-    ));
-    let front = Front::new(host.control.clone(), api, FrontConfig::default());
+    let front = host.front(config);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(dormouse_proxy::serve(listener, front, stop.clone()));
     let client = Client::new(address, data.key_or_make()?);
