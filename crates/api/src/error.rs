@@ -138,7 +138,10 @@ impl From<ControlError> for ApiError {
             }
             // Another start of the server is on its way.
             ControlError::ShuttingDown => return Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).retry_after(1),
-            ControlError::Engine(_) | ControlError::Store(_) | ControlError::Layers(_) => {
+            ControlError::WrongEngine { .. } => {
+                return Self::new(StatusCode::CONFLICT, error.to_string()).with_code("engine_mismatch");
+            }
+            ControlError::Interrupted(_) | ControlError::Engine(_) | ControlError::Store(_) | ControlError::Layers(_) => {
                 return Self::internal(&error.to_string(), &error);
             }
         };

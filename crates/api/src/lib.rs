@@ -9,6 +9,7 @@
 //! - `wire`: the answers' types. `json`, `path`, `paging`: how bodies, ids and pages are read.
 //! - `network`: the network settings of a new sandbox, and which of them cannot be kept yet.
 //! - `idempotency`: one answer for repeated creations.
+//! - `openapi`: the document that describes all routes, made from what the handlers declare.
 //! - `later`: routes of the contract that answer 501 so far.
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod idempotency;
 mod json;
 mod later;
 mod network;
+mod openapi;
 mod paging;
 mod path;
 mod router;
@@ -30,5 +32,5 @@ mod templates;
 mod trace;
 mod wire;
 
-pub use self::router::router;
+pub use self::router::{openapi_json, router};
 pub use self::state::{ApiConfig, ApiState};

@@ -10,6 +10,7 @@ use dormouse_store::NetworkConfig;
 use http::uri::Authority;
 use ipnet::IpNet;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::error::ApiError;
 
@@ -25,7 +26,8 @@ const MAX_HTTPS_PORTS: usize = 128;
 const MAX_DNS_SERVERS: usize = 10;
 
 /// `SandboxNetworkConfig` as it comes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = SandboxNetworkConfig)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NetworkBody {
     allow_public_traffic: Option<bool>,
@@ -38,18 +40,18 @@ pub(crate) struct NetworkBody {
     dns_servers: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct EgressProxy {
     #[serde(rename = "address")]
     _address: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Rule {
     transform: Option<Transform>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Transform {
     headers: Option<BTreeMap<String, String>>,
 }

@@ -6,20 +6,36 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Router, middleware};
 use http::StatusCode;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi as Document;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::state::ApiState;
-use crate::{cors, health, later, sandboxes, teams, templates, trace};
+use crate::{cors, health, later, openapi, sandboxes, teams, templates, trace};
 
 /// The control API. Every answer, refusals included, is JSON or empty.
 pub fn router(state: ApiState) -> Router {
-    let routes = Router::new()
+    let (routes, document) = parts();
+    let (document, _) = openapi::serve(&document).split_for_parts();
+    surround(routes.merge(document)).with_state(state)
+}
+
+/// The OpenAPI document of the API, as JSON.
+#[must_use]
+pub fn openapi_json() -> String {
+    openapi::text(&parts().1)
+}
+
+fn parts() -> (Router<ApiState>, Document) {
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(health::routes())
         .merge(sandboxes::routes())
         .merge(templates::routes())
         .merge(teams::routes())
-        .merge(later::routes());
-    surround(routes).with_state(state)
+        .merge(later::routes())
+        .split_for_parts();
+    openapi::complete(&mut document);
+    (routes, document)
 }
 
 fn surround<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {

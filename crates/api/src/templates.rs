@@ -1,27 +1,36 @@
 //! Templates, read only (contract 2.2, 5.4).
 
+use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use http::StatusCode;
 use url::form_urlencoded;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::openapi::Error;
 use crate::paging::{self, Key, NEXT_TOKEN, Page};
 use crate::path::Segment;
 use crate::state::ApiState;
 use crate::wire;
 
-pub(crate) fn routes() -> Router<ApiState> {
-    Router::new()
-        .route("/templates", get(list))
-        .route("/v2/templates", get(list_paged))
-        .route("/templates/aliases/{alias}", get(alias))
+pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(list_paged))
+        .routes(routes!(alias))
 }
 
 /// `GET /templates?teamID`: all of them.
+#[utoipa::path(
+    get, path = "/templates", operation_id = "listTemplatesV1", tag = "templates",
+    params(("teamID" = Option<String>, Query, description = "The key's own team")),
+    responses(
+        (status = 200, body = [wire::Template], description = "All of them")
+    )
+)]
 async fn list(
     caller: Caller,
     State(state): State<ApiState>,
@@ -37,6 +46,13 @@ async fn list(
 }
 
 /// `GET /v2/templates?limit&nextToken`: newest first, in pages.
+#[utoipa::path(
+    get, path = "/v2/templates", operation_id = "listTemplates", tag = "templates",
+    params(("limit" = Option<i32>, Query, minimum = 1, description = "More than 100 count as 100"), ("nextToken" = Option<String>, Query, description = "From `X-Next-Token` of the page before")),
+    responses(
+        (status = 200, body = [wire::Template], description = "A page, newest first", headers(("X-Next-Token" = String, description = "Only when there are more")))
+    )
+)]
 async fn list_paged(caller: Caller, State(state): State<ApiState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let mut page = Page::default();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -59,6 +75,14 @@ async fn list_paged(caller: Caller, State(state): State<ApiState>, RawQuery(quer
 }
 
 /// `GET /templates/aliases/{alias}`: whether a name is taken, and by what. SDKs read 403 as "taken", 404 as "free".
+#[utoipa::path(
+    get, path = "/templates/aliases/{alias}", operation_id = "getTemplateAlias", tag = "templates",
+    responses(
+        (status = 200, body = wire::TemplateAlias, description = "The name is the team's, or public"),
+        (status = 403, body = Error, description = "The name is another team's"),
+        (status = 404, body = Error, description = "The name is free")
+    )
+)]
 async fn alias(
     caller: Caller,
     State(state): State<ApiState>,

@@ -8,6 +8,9 @@ use dormouse_control::Sandbox;
 use dormouse_store::{NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TeamId, TemplateSummary};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::network::NetworkBody;
 
 /// Once the node a sandbox ran on; a constant for years, and still required (contract 2.1).
 pub(crate) const CLIENT_ID: &str = "6532622b";
@@ -17,8 +20,27 @@ fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error>
     serializer.collect_str(&format_args!("{at:.6}"))
 }
 
+/// The words of [`SandboxState`], for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "stands for a type of the store")]
+enum State {
+    Running,
+    Paused,
+}
+
+/// The words of [`OnTimeout`], for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "stands for a type of the store")]
+enum AtTheEnd {
+    Kill,
+    Pause,
+}
+
 /// `Sandbox`: the answer to create, connect and resume.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sandbox)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Handle {
     #[serde(rename = "templateID")]
@@ -54,7 +76,8 @@ impl Handle {
 }
 
 /// `ListedSandbox`; what the list and the details have in common.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ListedSandbox)]
 pub(crate) struct Listed {
     #[serde(rename = "templateID")]
     template_id: String,
@@ -65,8 +88,10 @@ pub(crate) struct Listed {
     #[serde(rename = "clientID")]
     client_id: &'static str,
     #[serde(rename = "startedAt", serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,
     #[serde(rename = "endAt", serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     end_at: Timestamp,
     #[serde(rename = "cpuCount")]
     cpu_count: u32,
@@ -75,6 +100,7 @@ pub(crate) struct Listed {
     #[serde(rename = "diskSizeMB")]
     disk_size_mb: u32,
     metadata: BTreeMap<String, String>,
+    #[schema(inline, value_type = State)]
     state: SandboxState,
     #[serde(rename = "envdVersion")]
     envd_version: &'static str,
@@ -107,7 +133,8 @@ impl Listed {
 }
 
 /// `SandboxDetail`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SandboxDetail)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Detail {
     #[serde(flatten)]
@@ -117,14 +144,16 @@ pub(crate) struct Detail {
     allow_internet_access: Option<bool>,
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<NetworkBody>)]
     network: Option<NetworkConfig>,
     lifecycle: Lifecycle,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Lifecycle {
     auto_resume: bool,
+    #[schema(inline, value_type = AtTheEnd)]
     on_timeout: OnTimeout,
 }
 
@@ -148,9 +177,10 @@ impl Detail {
 }
 
 /// `Team`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Team {
     #[serde(rename = "teamID")]
+    #[schema(value_type = String)]
     pub(crate) team_id: TeamId,
     pub(crate) name: &'static str,
     #[serde(rename = "apiKey")]
@@ -160,7 +190,7 @@ pub(crate) struct Team {
 }
 
 /// `Template`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Template {
     #[serde(rename = "templateID")]
     template_id: String,
@@ -176,12 +206,16 @@ pub(crate) struct Template {
     aliases: Vec<String>,
     names: Vec<String>,
     #[serde(rename = "createdAt", serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[serde(rename = "updatedAt", serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     #[serde(rename = "createdBy")]
+    #[schema(value_type = Option<String>)]
     created_by: Option<()>,
     #[serde(rename = "lastSpawnedAt")]
+    #[schema(value_type = Option<String>)]
     last_spawned_at: Option<()>,
     #[serde(rename = "spawnCount")]
     spawn_count: u64,
@@ -223,7 +257,8 @@ impl From<TemplateSummary> for Template {
 }
 
 /// `TemplateAliasResponse`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TemplateAliasResponse)]
 pub(crate) struct TemplateAlias {
     #[serde(rename = "templateID")]
     pub(crate) template_id: String,
@@ -231,7 +266,8 @@ pub(crate) struct TemplateAlias {
 }
 
 /// `SandboxLogs`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SandboxLogs)]
 pub(crate) struct Logs {
     pub(crate) logs: Vec<LogLine>,
     #[serde(rename = "logEntries")]
@@ -239,17 +275,21 @@ pub(crate) struct Logs {
 }
 
 /// `SandboxLog`: the line is itself JSON, which is what the CLI takes apart (contract 4.8).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SandboxLog)]
 pub(crate) struct LogLine {
     #[serde(serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) timestamp: Timestamp,
     pub(crate) line: String,
 }
 
 /// `SandboxLogEntry`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SandboxLogEntry)]
 pub(crate) struct LogEntry {
     #[serde(serialize_with = "time")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) timestamp: Timestamp,
     pub(crate) message: String,
     pub(crate) level: &'static str,

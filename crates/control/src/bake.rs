@@ -7,7 +7,6 @@ use dormouse_store::SnapshotId;
 
 use crate::ControlError;
 use crate::node::Node;
-use crate::pause::discard;
 
 /// Boots the root tree, waits for the agent, writes the snapshot. Must not be dropped half-way: run it as a task of its own.
 pub(crate) async fn bake(node: Arc<Node>, request: StartRequest) -> Result<SnapshotId, ControlError> {
@@ -21,9 +20,5 @@ pub(crate) async fn bake(node: Arc<Node>, request: StartRequest) -> Result<Snaps
 
 async fn write(node: &Node, id: &InstanceId) -> Result<SnapshotId, ControlError> {
     let draft = node.snapshots.begin().await?;
-    if let Err(error) = node.engine.snapshot(id, draft.path()).await {
-        discard(draft).await;
-        return Err(error.into());
-    }
-    Ok(draft.publish().await?)
+    Ok(node.engine.snapshot(id, draft).await?.publish().await?)
 }

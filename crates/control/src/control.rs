@@ -8,7 +8,8 @@ use dormouse_engine::{ConnectError, Connection, Engine, EngineError, InstanceId,
 use dormouse_layers::SnapshotStore;
 use dormouse_store::{BuildRecord, SandboxId, Store, TeamId};
 
-use crate::driver::{Command, Handle, View};
+use crate::guarded::Deadlines;
+use crate::handle::{Command, Handle, View};
 use crate::node::Node;
 use crate::{
     Connected, ControlError, ListFilter, NewSandbox, Owner, Route, RouteError, Sandbox, Visitor, bake, create, pool, recover,
@@ -28,6 +29,8 @@ pub struct ControlConfig {
     pub light_sleep_memory: u64,
     /// After this long, light sleep becomes deep sleep.
     pub light_sleep_age: Duration,
+    /// Limits of the engine's operations.
+    pub deadlines: Deadlines,
 }
 
 impl Default for ControlConfig {
@@ -38,6 +41,7 @@ impl Default for ControlConfig {
             pool_size: 2,
             light_sleep_memory: 4 << 30,
             light_sleep_age: Duration::from_secs(15 * 60),
+            deadlines: Deadlines::default(),
         }
     }
 }
@@ -89,6 +93,10 @@ impl Control {
 
     /// Brings a template's build into use: the pool keeps instances of it from now on, and none of earlier builds of the template.
     pub fn stock(&self, build: &BuildRecord) {
+        if let Err(error) = self.node.check_engine(build) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no instances are kept ready");
+            return;
+        }
         for stale in self.node.pool.stock(build) {
             self.node.destroy_later(stale);
         }

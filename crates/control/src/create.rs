@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::model::{NewSandbox, Owner, Phase, Sandbox};
 use crate::node::Node;
 use crate::wake::{identity, policy};
-use crate::{ControlError, clock, events, pool, token};
+use crate::{ControlError, clock, events, pool, supervise, token};
 
 /// The tag that a reference without one means.
 const DEFAULT_TAG: &str = "default";
@@ -24,6 +24,7 @@ pub(crate) async fn create(node: Arc<Node>, owner: Owner, new: NewSandbox) -> Re
         return Err(ControlError::TimeoutTooLong(owner.max_run));
     }
     let (template, build) = find_build(&node, owner.team, &new.template).await?;
+    node.check_engine(&build)?;
     let permit = node.permit()?;
     let (pooled, dropped) = node.pool.take(&build);
     for stale in dropped {
@@ -46,17 +47,18 @@ pub(crate) async fn create(node: Arc<Node>, owner: Owner, new: NewSandbox) -> Re
             make(&node, record, &build).await?
         }
     };
-    let (mut driver, commands) = Driver::register(&node, record, Phase::Creating, Some(permit));
+    let (mut driver, inbox) = Driver::register(&node, record, Phase::Creating, Some(permit));
+    driver.unannounced = Some(events::created(&driver.record));
     driver.begin_run();
     let sandbox = driver.sandbox();
-    node.tasks.spawn(driver.run(commands));
+    supervise::launch(driver, inbox);
     Ok(sandbox)
 }
 
 /// Restores the template's snapshot for the sandbox.
 async fn make(node: &Arc<Node>, mut record: SandboxRecord, build: &BuildRecord) -> Result<SandboxRecord, ControlError> {
     let request = pool::request(node, build);
-    // A row and events of an attempt before this one are gone or closed: this is another sandbox.
+    // If the row of an attempt before this one could not be removed, it is another sandbox's.
     record.id = SandboxId::random();
     record.instance = Some(request.id.clone());
     node.engine.start(request).await?;
@@ -66,10 +68,9 @@ async fn make(node: &Arc<Node>, mut record: SandboxRecord, build: &BuildRecord) 
 
 /// Turns the record's instance into the sandbox. On an error nothing of either is left.
 async fn finish(node: &Arc<Node>, record: &SandboxRecord, build: &BuildRecord, pooled: bool) -> Result<(), ControlError> {
-    let events = [events::created(record)];
-    // The row may be there before the identity: nobody has been told, and a start after a crash gives the identity again.
-    let (ready, saved) = tokio::join!(make_ready(node, record, build, pooled), node.store.save(record, &events));
-    let written = saved.is_ok();
+    // The row may be there before the identity: nobody has been told, and a start after a crash gives the identity again. The event
+    // is the driver's first deed.
+    let (ready, saved) = tokio::join!(make_ready(node, record, build, pooled), node.store.save(record, &[]));
     let Err(error) = ready.and(saved.map_err(ControlError::from)) else {
         return Ok(());
     };
@@ -77,8 +78,7 @@ async fn finish(node: &Arc<Node>, record: &SandboxRecord, build: &BuildRecord, p
         node.destroy_later(instance);
     }
     // Removed even if it seems not to have been written: a write that failed may have reached the disk all the same.
-    let ended = written.then(|| events::killed(record, "creation failed"));
-    if let Err(error) = node.store.remove(&record.id, ended.as_slice()).await {
+    if let Err(error) = node.store.remove(&record.id, &[]).await {
         tracing::error!(sandbox = %record.id, error = &error as &dyn std::error::Error, "the row of a failed creation stays; the next start removes it");
     }
     Err(error)
@@ -90,12 +90,12 @@ async fn make_ready(node: &Node, record: &SandboxRecord, build: &BuildRecord, po
     };
     let policy = policy(record);
     if policy != NetworkPolicy::default() {
-        node.engine.set_network(instance, &policy).await?;
+        node.engine.set_network(instance, policy).await?;
     }
     if pooled {
         node.engine.resume(instance).await?;
     }
-    node.engine.identify(instance, &identity(record, build)).await?;
+    node.engine.identify(instance, identity(record, build)).await?;
     Ok(())
 }
 

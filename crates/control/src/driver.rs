@@ -9,128 +9,31 @@
 //!      └── Kill, timer, instance died ──────┴── Kill ──► Killing ──► gone
 //! ```
 //!
-//! Commands are taken one at a time and each is finished before the next: a connect that arrives during a pause waits for the pause and
-//! then wakes the sandbox, and of five pauses the first does it and four find the sandbox paused. What others see of the sandbox is a
-//! [`View`] that the driver publishes; they never touch its state.
+//! Commands are obeyed one at a time and each is finished before the next. They are taken in all the time ([`Inbox`]): during a pause a
+//! connect waits and then wakes the sandbox, a second pause is refused at once, and a kill cuts the pause short. What others see of the
+//! sandbox is a [`View`] that the driver publishes; they never touch its state.
 //!
-//! This module holds the task, its commands and its timer. The transitions are in `pause`, `wake` and `end`.
+//! This module holds the task and its timer. Commands and their queue are in `handle`, the transitions in `pause`, `wake` and `end`;
+//! `supervise` keeps the task alive.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use dormouse_engine::{ExitReason, InstanceId};
-use dormouse_store::{OnTimeout, SandboxId, SandboxRecord};
+use dormouse_engine::{EngineError, ExitReason, InstanceId};
+use dormouse_store::{Event, OnTimeout, SandboxRecord};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::handle::{Carrier, Command, Handle, Inbox, View};
 use crate::model::{Phase, Sandbox};
 use crate::node::Node;
-use crate::{Connected, ControlError, clock, events};
-
-/// Commands waiting for a driver. More than this many callers wait for room in the queue.
-const QUEUE: usize = 64;
+use crate::{Connected, ControlError, RunEnd, clock, events};
 
 /// After a failed pause at the end of a sandbox's time the driver tries again after this long; the sandbox runs on meanwhile.
 const PAUSE_AGAIN: Duration = Duration::from_secs(15);
-
-type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
-
-/// What a driver can be asked.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Wake it if it sleeps; extend its time.
-    Connect {
-        timeout: Duration,
-        reply: Reply<Connected>,
-    },
-    /// Wake it; refused when it runs.
-    Resume {
-        timeout: Duration,
-        auto_pause: Option<bool>,
-        reply: Reply<Sandbox>,
-    },
-    /// Traffic wants it awake.
-    Wake {
-        reply: Reply<()>,
-    },
-    Pause {
-        reply: Reply<()>,
-    },
-    Kill {
-        reply: Reply<()>,
-    },
-    /// End at now + timeout.
-    SetTimeout {
-        timeout: Duration,
-        reply: Reply<()>,
-    },
-    /// End at now + timeout if that is later.
-    Refresh {
-        timeout: Duration,
-        reply: Reply<()>,
-    },
-    /// Light sleep becomes deep sleep: the memory is needed elsewhere.
-    GoDeep,
-    /// The same, for somebody who waits for it.
-    SleepDeeply {
-        reply: Reply<()>,
-    },
-}
-
-/// The instance that carries a sandbox, as traffic sees it.
-#[derive(Clone, Debug)]
-pub(crate) struct Carrier {
-    pub(crate) instance: InstanceId,
-    pub(crate) run: u64,
-    pub(crate) ended: CancellationToken,
-}
-
-/// What a driver shows.
-#[derive(Clone, Debug)]
-pub(crate) struct View {
-    pub(crate) sandbox: Sandbox,
-    /// Set exactly while the sandbox runs.
-    pub(crate) carrier: Option<Carrier>,
-}
-
-/// How to reach a driver. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    commands: mpsc::Sender<Command>,
-    view: watch::Receiver<View>,
-    shutdown: CancellationToken,
-}
-
-impl Handle {
-    /// A look at the sandbox without copying it.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
-        look(&self.view.borrow())
-    }
-
-    /// Sends a command and waits for its answer.
-    pub(crate) async fn ask<T>(&self, id: &SandboxId, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ControlError> {
-        let (reply, answer) = oneshot::channel();
-        // A driver that is gone took its sandbox along, unless it went because the daemon goes: then the sandbox is as it was.
-        let gone = || {
-            if self.shutdown.is_cancelled() {
-                ControlError::ShuttingDown
-            } else {
-                ControlError::NotFound(id.clone())
-            }
-        };
-        self.commands.send(command(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-
-    /// Sends a command that has no answer; waits for room in the queue.
-    pub(crate) async fn tell(&self, command: Command) {
-        // A driver that is gone needs to be told nothing.
-        let _ = self.commands.send(command).await;
-    }
-}
 
 /// The driver's own state.
 pub(crate) struct Driver {
@@ -146,6 +49,10 @@ pub(crate) struct Driver {
     pause_again: Option<Timestamp>,
     /// When light sleep becomes deep sleep by age.
     pub(crate) deep_at: Option<Timestamp>,
+    /// The event of its creation, until it is in the log.
+    pub(crate) unannounced: Option<Event>,
+    /// Cancelled when a kill waits: nothing waits for the engine any more.
+    pub(crate) cut: CancellationToken,
     view: watch::Sender<View>,
 }
 
@@ -154,18 +61,16 @@ enum Woken {
     Command(Command),
     Died(ExitReason),
     TimeUp,
-    Stop,
 }
 
 impl Driver {
-    /// Makes the driver of a sandbox and registers it. The caller spawns [`run`](Self::run).
+    /// Makes the driver of a sandbox and registers it. The caller launches it (`supervise`).
     pub(crate) fn register(
         node: &Arc<Node>,
         record: SandboxRecord,
         phase: Phase,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(QUEUE);
+    ) -> (Self, Inbox) {
         let (view, watcher) = watch::channel(View {
             sandbox: Sandbox {
                 record: record.clone(),
@@ -173,11 +78,7 @@ impl Driver {
             },
             carrier: None,
         });
-        let handle = Handle {
-            commands,
-            view: watcher,
-            shutdown: node.shutdown.clone(),
-        };
+        let (handle, inbox) = Handle::new(watcher, node.shutdown.clone());
         node.register(record.id.clone(), handle);
         let driver = Self {
             node: Arc::clone(node),
@@ -188,38 +89,72 @@ impl Driver {
             permit,
             pause_again: None,
             deep_at: None,
+            unannounced: None,
+            cut: CancellationToken::new(),
             view,
         };
-        (driver, receiver)
+        (driver, inbox)
     }
 
     /// The task: until the sandbox is gone, or the daemon stops.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(crate) async fn run(&mut self, inbox: &mut Inbox) {
         let mut exit = self.watch_instance();
         loop {
+            let (view, cut) = (self.view.subscribe(), self.cut.clone());
+            inbox.attend(self.announce(), &view, &cut).await;
             let watched = self.record.instance.clone();
             let woken = tokio::select! {
                 biased;
                 // A command in progress is finished; the next one is the next daemon's.
-                () = self.node.shutdown.cancelled() => Woken::Stop,
+                () = self.node.shutdown.cancelled() => return,
                 reason = &mut exit => Woken::Died(reason),
-                Some(command) = commands.recv() => Woken::Command(command),
+                Some(command) = inbox.next() => Woken::Command(command),
                 () = clock::sleep_until(self.deadline()) => Woken::TimeUp,
             };
-            match woken {
-                Woken::Stop => return,
-                Woken::Died(reason) => self.instance_died(&reason).await,
-                Woken::Command(command) => self.obey(command).await,
-                Woken::TimeUp => self.time_up().await,
-            }
+            // What was cut short is over, or it is the kill's turn now.
+            self.cut = CancellationToken::new();
+            let cut = self.cut.clone();
+            inbox.attend(self.act(woken), &view, &cut).await;
             if self.phase == Phase::Killing {
                 return;
             }
-            // What follows an answer, before the next command.
-            self.give_up_snapshot().await;
-            self.settle_into_sleep().await;
             if self.record.instance != watched {
                 exit = self.watch_instance();
+            }
+        }
+    }
+
+    async fn act(&mut self, woken: Woken) {
+        match woken {
+            Woken::Died(reason) => self.instance_died(&reason).await,
+            Woken::Command(command) => self.obey(command).await,
+            Woken::TimeUp => self.time_up().await,
+        }
+        // What follows an answer, before the next command.
+        self.give_up_snapshot().await;
+        self.settle_into_sleep().await;
+    }
+
+    /// Waits for the engine, but not when a kill is waiting: the instance has no future then.
+    pub(crate) async fn unless_cut<T>(
+        &self,
+        instance: &InstanceId,
+        answer: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.cut.cancelled() => Err(EngineError::Gone(instance.clone())),
+        }
+    }
+
+    /// Writes the event of the creation, after the answer: a creation that failed is none.
+    async fn announce(&mut self) {
+        let Some(event) = &self.unannounced else { return };
+        match self.node.store.save(&self.record, std::slice::from_ref(event)).await {
+            Ok(()) => self.unannounced = None,
+            Err(error) => {
+                tracing::warn!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "the creation of a sandbox is not in the log yet");
             }
         }
     }
@@ -262,15 +197,27 @@ impl Driver {
     async fn obey(&mut self, command: Command) {
         // An answer that nobody waits for any more is dropped: the deed is done and visible all the same.
         match command {
-            Command::Connect { timeout, reply } => drop(reply.send(self.connect(timeout).await)),
+            Command::Connect { timeout, reply } => {
+                let done = self.connect(timeout).await;
+                drop(reply.send(self.unless_gone(done)));
+            }
             Command::Resume {
                 timeout,
                 auto_pause,
                 reply,
-            } => drop(reply.send(self.resume(timeout, auto_pause).await)),
-            Command::Wake { reply } => drop(reply.send(self.wake_for_traffic().await)),
-            Command::Pause { reply } => drop(reply.send(self.pause().await)),
-            Command::Kill { reply } => drop(reply.send(self.kill("request").await)),
+            } => {
+                let done = self.resume(timeout, auto_pause).await;
+                drop(reply.send(self.unless_gone(done)));
+            }
+            Command::Wake { reply } => {
+                let done = self.wake_for_traffic().await;
+                drop(reply.send(self.unless_gone(done)));
+            }
+            Command::Pause { reply } => {
+                let done = self.pause().await;
+                drop(reply.send(self.unless_gone(done)));
+            }
+            Command::Kill { reply } => drop(reply.send(self.kill_on_request().await)),
             Command::SetTimeout { timeout, reply } => drop(reply.send(self.set_timeout(timeout).await)),
             Command::Refresh { timeout, reply } => drop(reply.send(self.extend(timeout).await)),
             Command::GoDeep => self.go_deep().await,
@@ -278,6 +225,15 @@ impl Driver {
                 self.go_deep().await;
                 drop(reply.send(Ok(())));
             }
+        }
+    }
+
+    /// What failed because the sandbox is gone, or is about to be killed, is not found.
+    fn unless_gone<T>(&self, done: Result<T, ControlError>) -> Result<T, ControlError> {
+        if self.phase == Phase::Killing || self.cut.is_cancelled() {
+            done.map_err(|_| ControlError::NotFound(self.record.id.clone()))
+        } else {
+            done
         }
     }
 
@@ -370,7 +326,7 @@ impl Driver {
         self.carrier = self.record.instance.clone().map(|instance| Carrier {
             instance,
             run: self.run,
-            ended: CancellationToken::new(),
+            ended: RunEnd::default(),
         });
         self.enter(Phase::Running);
     }
@@ -380,7 +336,11 @@ impl Driver {
         let carrier = self.carrier.take();
         self.enter(phase);
         if let Some(carrier) = carrier {
-            carrier.ended.cancel();
+            if phase == Phase::Pausing {
+                carrier.ended.pause();
+            } else {
+                carrier.ended.cancel();
+            }
         }
     }
 

@@ -9,12 +9,23 @@ use crate::{ControlError, events};
 impl Driver {
     /// Ends the sandbox for ever. On an error it is as it was.
     pub(crate) async fn kill(&mut self, reason: &str) -> Result<(), ControlError> {
-        self.node
-            .store
-            .remove(&self.record.id, &[events::killed(&self.record, reason)])
-            .await?;
+        let mut events = Vec::from_iter(self.unannounced.clone());
+        events.push(events::killed(&self.record, reason));
+        self.node.store.remove(&self.record.id, &events).await?;
         self.clear_away();
         Ok(())
+    }
+
+    /// The same for a client, who may have cut a pause short.
+    pub(crate) async fn kill_on_request(&mut self) -> Result<(), ControlError> {
+        let killed = self.kill("request").await;
+        if killed.is_err()
+            && self.phase == Phase::Pausing
+            && let Some(instance) = self.record.instance.clone()
+        {
+            self.undo_pause(&instance).await;
+        }
+        killed
     }
 
     /// The instance is gone and there is nothing to wake from: the sandbox is gone.
@@ -28,7 +39,7 @@ impl Driver {
         }
     }
 
-    fn clear_away(&mut self) {
+    pub(crate) fn clear_away(&mut self) {
         self.node.forget(&self.record.id);
         self.node.asleep.leave(&self.record.id);
         self.end_run(Phase::Killing);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dormouse_engine::EngineError;
+use dormouse_engine::{EngineError, EngineKind};
 use dormouse_layers::LayerError;
 use dormouse_store::{SandboxId, StoreError};
 
@@ -29,6 +29,21 @@ pub enum ControlError {
     /// Only a running sandbox can do this: 404 for timeouts and refreshes of a paused one (contract 4.2).
     #[error("Sandbox \"{0}\" is not running")]
     NotRunning(SandboxId),
+    /// The server failed in the middle of it; what became of it is not known: 500.
+    #[error("The server failed while it worked on sandbox {0}")]
+    Interrupted(SandboxId),
+    /// The build's snapshot is another engine's: 409.
+    #[error(
+        "Template '{template}' was built for the {built} engine and this server runs {runs}: build it again, or start the server with {built}"
+    )]
+    WrongEngine {
+        /// The template.
+        template: String,
+        /// The engine that wrote the snapshot.
+        built: EngineKind,
+        /// The engine that is asked to read it.
+        runs: EngineKind,
+    },
     /// No such template: 404.
     #[error("template '{0}' not found")]
     TemplateNotFound(String),

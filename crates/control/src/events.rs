@@ -34,7 +34,11 @@ fn execution(sandbox: &SandboxRecord) -> Value {
 }
 
 pub(crate) fn created(sandbox: &SandboxRecord) -> Event {
-    event(sandbox, EventKind::Created, json!({ "sandbox_metadata": sandbox.metadata }))
+    Event {
+        // It is written a moment later, or after a crash.
+        at: sandbox.created_at,
+        ..event(sandbox, EventKind::Created, json!({ "sandbox_metadata": sandbox.metadata }))
+    }
 }
 
 pub(crate) fn updated(sandbox: &SandboxRecord) -> Event {

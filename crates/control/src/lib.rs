@@ -5,7 +5,10 @@
 //!
 //! - `model`: requests, answers and the view.
 //! - `create`: making a sandbox.
-//! - `driver`: the task of one sandbox, its commands and its timer; its transitions are in `pause`, `wake` and `end`.
+//! - `driver`: the task of one sandbox and its timer; its transitions are in `pause`, `wake` and `end`.
+//! - `handle`: how a driver is asked, and what it does with what it is asked meanwhile.
+//! - `supervise`: a driver that panics starts over from its row.
+//! - `guarded`: the engine with a limit to every wait.
 //! - `pool`: instances of templates in use, kept restored and suspended.
 //! - `bake`: the snapshot that a template's sandboxes start from.
 //! - `asleep`: the memory budget of light sleep.
@@ -25,16 +28,20 @@ mod driver;
 mod end;
 mod error;
 mod events;
+mod guarded;
+mod handle;
 mod model;
 mod node;
 mod pause;
 mod pool;
 mod recover;
 mod route;
+mod supervise;
 mod token;
 mod wake;
 
 pub use self::control::{Control, ControlConfig};
 pub use self::error::ControlError;
+pub use self::guarded::Deadlines;
 pub use self::model::{Connected, ListFilter, NewSandbox, Owner, Phase, Sandbox};
-pub use self::route::{Route, RouteError, Visitor};
+pub use self::route::{Route, RouteError, RunEnd, Visitor};

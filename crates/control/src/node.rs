@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::ControlConfig;
 use crate::asleep::Asleep;
-use crate::driver::{Command, Handle};
+use crate::guarded::Guarded;
+use crate::handle::{Command, Handle};
 use crate::pool::Pool;
 
 /// When the destruction of an instance is tried again that failed.
@@ -23,7 +24,7 @@ const DESTROY_AGAIN: [Duration; 3] = [Duration::from_millis(250), Duration::from
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) config: ControlConfig,
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) engine: Guarded,
     pub(crate) store: Store,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) pool: Pool,
@@ -43,8 +44,8 @@ impl Node {
             running: Arc::new(Semaphore::new(config.max_running.min(Semaphore::MAX_PERMITS))),
             pool: Pool::new(config.pool_size),
             asleep: Asleep::new(config.light_sleep_memory),
+            engine: Guarded::new(engine, config.deadlines),
             config,
-            engine,
             store,
             snapshots,
             tasks: TaskTracker::new(),

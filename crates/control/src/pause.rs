@@ -11,7 +11,6 @@
 use std::time::Duration;
 
 use dormouse_engine::{EngineError, InstanceId};
-use dormouse_layers::Draft;
 use dormouse_store::{SandboxState, SnapshotId};
 
 use crate::driver::Driver;
@@ -34,7 +33,10 @@ impl Driver {
                 Ok(())
             }
             Err(error) => {
-                self.undo_pause(&instance).await;
+                // Otherwise the kill is next, and nobody needs it to run on.
+                if !self.cut.is_cancelled() {
+                    self.undo_pause(&instance).await;
+                }
                 Err(error)
             }
         }
@@ -71,31 +73,28 @@ impl Driver {
 
     async fn write_snapshot(&self, instance: &InstanceId) -> Result<SnapshotId, ControlError> {
         let draft = self.node.snapshots.begin().await.map_err(no_room_for_layers)?;
-        match self.node.engine.snapshot(instance, draft.path()).await {
-            Ok(stats) => {
-                tracing::debug!(sandbox = %self.record.id, bytes = stats.bytes, "snapshot written");
-                draft.publish().await.map_err(no_room_for_layers)
-            }
-            Err(error) => {
-                discard(draft).await;
-                Err(match error {
-                    EngineError::NoRoom { .. } => ControlError::NoRoom(Box::new(error)),
-                    other => other.into(),
-                })
-            }
+        match self.unless_cut(instance, self.node.engine.snapshot(instance, draft)).await {
+            Ok(draft) => draft.publish().await.map_err(no_room_for_layers),
+            Err(error @ EngineError::NoRoom { .. }) => Err(ControlError::NoRoom(Box::new(error))),
+            Err(other) => Err(other.into()),
         }
     }
 
     /// The sandbox runs on as if nobody had asked.
-    async fn undo_pause(&mut self, instance: &InstanceId) {
+    pub(crate) async fn undo_pause(&mut self, instance: &InstanceId) {
         let mut again = GO_ON_AGAIN.into_iter();
-        while let Err(error) = self.node.engine.resume(instance).await {
-            tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "a sandbox does not come back from a failed pause");
-            let gone = matches!(error, EngineError::Gone(_));
-            match again.next() {
-                Some(pause) if !gone => tokio::time::sleep(pause).await,
-                _ => return self.lose("failed pause").await,
+        while let Err(error) = self.unless_cut(instance, self.node.engine.resume(instance)).await {
+            if self.cut.is_cancelled() {
+                return;
             }
+            if matches!(error, EngineError::Gone(_)) {
+                return self.lose("instance died").await;
+            }
+            tracing::error!(sandbox = %self.record.id, error = &error as &dyn std::error::Error, "a sandbox does not come back from a failed pause");
+            let Some(pause) = again.next() else {
+                return self.lose("failed pause").await;
+            };
+            tokio::select! { () = tokio::time::sleep(pause) => {} () = self.cut.cancelled() => return }
         }
         self.begin_run();
     }
@@ -112,7 +111,7 @@ impl Driver {
 
     /// Keeps the suspended instance as a cache, as far as the budget goes.
     pub(crate) async fn sleep_lightly(&mut self, instance: &InstanceId) {
-        let bytes = match self.node.engine.stats(instance).await {
+        let bytes = match self.unless_cut(instance, self.node.engine.stats(instance)).await {
             Ok(stats) => stats.memory_bytes,
             // Of unknown size: too large.
             Err(_) => u64::MAX,
@@ -140,15 +139,6 @@ impl Driver {
         }
         self.show();
         self.node.destroy_later(instance);
-    }
-}
-
-pub(crate) async fn discard(draft: Draft) {
-    if let Err(error) = draft.discard().await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "a void snapshot could not be removed; the next start sweeps it"
-        );
     }
 }
 

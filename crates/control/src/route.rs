@@ -3,6 +3,8 @@
 //! A running sandbox answers at once from the driver's view, without asking the driver. A sleeping one is woken if its owner wants that
 //! (`auto_resume`) and the visitor shows the credentials that the port asks for (contract 4.4).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dormouse_agent_proto::AGENT_PORT;
@@ -12,7 +14,7 @@ use dormouse_store::{SandboxId, SandboxRecord};
 use tokio_util::sync::CancellationToken;
 
 use crate::ControlError;
-use crate::driver::{Command, Handle, View};
+use crate::handle::{Command, Handle, View};
 use crate::model::Phase;
 use crate::node::Node;
 
@@ -30,6 +32,43 @@ pub struct Visitor<'a> {
     pub access_token: Option<&'a str>,
 }
 
+/// The end of a run, before and after it has come. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct RunEnd {
+    token: CancellationToken,
+    paused: Arc<AtomicBool>,
+}
+
+impl RunEnd {
+    /// The run ends for ever.
+    pub fn cancel(&self) {
+        self.token.cancel();
+    }
+
+    /// The run ends by a pause.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    /// Resolves when the run has ended.
+    pub async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Whether the run has ended.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Whether the run has ended by a pause.
+    #[must_use]
+    pub fn is_pause(&self) -> bool {
+        self.is_cancelled() && self.paused.load(Ordering::Acquire)
+    }
+}
+
 /// Where traffic goes.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -39,8 +78,8 @@ pub struct Route {
     pub run: u64,
     /// `maskRequestHost` (contract 4.5), for ports other than the agent's.
     pub mask_host: Option<String>,
-    /// Cancelled when this run of the sandbox ends (paused, killed, died): open streams are to be cut then.
-    pub ended: CancellationToken,
+    /// When this run of the sandbox ends (paused, killed, died): open streams are to be cut then.
+    pub ended: RunEnd,
 }
 
 /// Why traffic is turned away (contract 4.4, 4.5).

@@ -74,7 +74,10 @@ impl Driver {
     async fn thaw(&mut self, instance: InstanceId, timeout: Duration) -> Result<bool, ControlError> {
         let running = self.running_record(instance.clone(), timeout);
         let events = [events::resumed(&running)];
-        let (woken, saved) = tokio::join!(self.node.engine.resume(&instance), self.node.store.save(&running, &events));
+        let (woken, saved) = tokio::join!(
+            self.unless_cut(&instance, self.node.engine.resume(&instance)),
+            self.node.store.save(&running, &events)
+        );
         if woken.is_ok() && saved.is_ok() {
             self.record = running;
             return Ok(true);
@@ -95,6 +98,7 @@ impl Driver {
     /// A new instance from the snapshot, with the sandbox's identity.
     async fn restore(&self) -> Result<InstanceId, ControlError> {
         let build = self.node.build(&self.record).await?;
+        self.node.check_engine(&build)?;
         let snapshot = self
             .record
             .snapshot
@@ -108,8 +112,12 @@ impl Driver {
             network: policy(&self.record),
         };
         let instance = request.id.clone();
-        self.node.engine.start(request).await?;
-        if let Err(error) = self.node.engine.identify(&instance, &identity(&self.record, &build)).await {
+        self.unless_cut(&instance, self.node.engine.start(request)).await?;
+        let identity = identity(&self.record, &build);
+        if let Err(error) = self
+            .unless_cut(&instance, self.node.engine.identify(&instance, identity))
+            .await
+        {
             self.node.destroy_later(instance);
             return Err(error.into());
         }
@@ -151,6 +159,19 @@ impl Node {
         std::sync::Arc::clone(&self.running)
             .try_acquire_owned()
             .map_err(|_| ControlError::TooMany(self.config.max_running))
+    }
+
+    /// A snapshot is given only to the engine that wrote it.
+    pub(crate) fn check_engine(&self, build: &BuildRecord) -> Result<(), ControlError> {
+        let runs = self.engine.kind();
+        if build.engine == runs {
+            return Ok(());
+        }
+        Err(ControlError::WrongEngine {
+            template: build.template.to_string(),
+            built: build.engine,
+            runs,
+        })
     }
 
     /// The template's version that a sandbox was made from.

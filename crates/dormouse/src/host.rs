@@ -52,6 +52,7 @@ impl Host {
             pool_size: config.pool_size,
             light_sleep_memory: config.light_sleep_memory,
             light_sleep_age: config.light_sleep_age,
+            ..ControlConfig::default()
         };
         let control = Control::start(control, Arc::clone(&engine), store.clone(), snapshots.clone()).await?;
         Ok(Self {

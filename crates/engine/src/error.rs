@@ -25,6 +25,8 @@ pub enum Operation {
     Destroy,
     /// [`Engine::stats`](crate::Engine::stats)
     Stats,
+    /// [`Engine::exited`](crate::Engine::exited)
+    Watch,
     /// [`Engine::adopt`](crate::Engine::adopt)
     Adopt,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Operation {
             Self::Snapshot => "snapshot",
             Self::Destroy => "destroy",
             Self::Stats => "measure",
+            Self::Watch => "watch",
             Self::Adopt => "adopt",
         })
     }

@@ -48,6 +48,7 @@ impl Host {
 struct Faults {
     fail: HashMap<Operation, u32>,
     no_room: HashMap<Operation, u32>,
+    panic: HashMap<Operation, u32>,
     hold: HashMap<Operation, Arc<Semaphore>>,
     calls: HashMap<Operation, usize>,
 }
@@ -83,6 +84,16 @@ impl SimEngine {
     /// Makes the next `times` calls of an operation find the host without room.
     pub fn fill(&self, operation: Operation, times: u32) {
         self.faults().no_room.insert(operation, times);
+    }
+
+    /// Makes the next `times` calls of an operation panic; of [`Operation::Watch`] those that find the instance.
+    pub fn panic(&self, operation: Operation, times: u32) {
+        self.faults().panic.insert(operation, times);
+    }
+
+    /// Lets calls of an operation pass again that were [held](Self::hold); those that wait already do not go on by that.
+    pub fn let_go(&self, operation: Operation) {
+        self.faults().hold.remove(&operation);
     }
 
     /// Makes calls of an operation wait until a permit is added to the semaphore that is returned; each call takes one.
@@ -159,6 +170,7 @@ impl SimEngine {
                 .map_err(|closed| EngineError::failed(operation, id, closed))?
                 .forget();
         }
+        self.panic_if_told(operation);
         let mut faults = self.faults();
         if use_up(&mut faults.no_room, operation) {
             return Err(EngineError::NoRoom {
@@ -171,6 +183,11 @@ impl SimEngine {
             return Err(EngineError::failed(operation, id, "the simulator was told to fail"));
         }
         Ok(())
+    }
+
+    fn panic_if_told(&self, operation: Operation) {
+        let told = use_up(&mut self.faults().panic, operation);
+        assert!(!told, "the simulator was told to panic");
     }
 
     fn with<T>(&self, id: &InstanceId, change: impl FnOnce(&mut Instance) -> T) -> Result<T, EngineError> {
@@ -303,6 +320,9 @@ impl Engine for SimEngine {
 
     fn exited(&self, id: &InstanceId) -> BoxFuture<'static, ExitReason> {
         let exit = self.host.instances().get(id).map(|instance| instance.exit.subscribe());
+        if exit.is_some() {
+            self.panic_if_told(Operation::Watch);
+        }
         async move {
             let Some(mut exit) = exit else { return ExitReason::Destroyed };
             match exit.wait_for(Option::is_some).await {

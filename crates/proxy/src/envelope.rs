@@ -1,7 +1,6 @@
 //! Finds the borders between the messages of a Connect stream (contract 3.4) while its bytes go by.
 
 use bytes::Bytes;
-use dormouse_store::SandboxId;
 use http::{HeaderMap, header};
 
 /// Flag bit of the envelope that ends a stream.
@@ -68,9 +67,8 @@ impl Envelopes {
 }
 
 /// The envelope that ends a stream whose sandbox went away (contract 4.5). It is JSON in both encodings of the protocol.
-pub(crate) fn unavailable(id: &SandboxId, what: &str) -> Bytes {
-    let json =
-        serde_json::json!({ "error": { "code": "unavailable", "message": format!("The sandbox {id} {what}") } }).to_string();
+pub(crate) fn unavailable(message: String) -> Bytes {
+    let json = serde_json::json!({ "error": { "code": "unavailable", "message": message } }).to_string();
     let mut envelope = Vec::with_capacity(json.len() + usize::from(HEADER));
     envelope.push(END_OF_STREAM);
     // A few dozen bytes.
@@ -141,14 +139,14 @@ mod tests {
 
     #[test]
     fn the_end_is_one_whole_envelope_with_the_id() {
-        let end = unavailable(&"i1abc".parse().unwrap(), "is no longer running");
+        let end = unavailable("The sandbox is gone (i1abc)".to_owned());
         let mut seen = Envelopes::default();
         seen.pass(&end);
         assert!(!seen.takes_another());
         assert_eq!(seen.header, 0);
         let json: serde_json::Value = serde_json::from_slice(&end[5..]).unwrap();
         assert_eq!(json["error"]["code"], "unavailable");
-        assert_eq!(json["error"]["message"], "The sandbox i1abc is no longer running");
+        assert_eq!(json["error"]["message"], "The sandbox is gone (i1abc)");
     }
 
     proptest! {

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use dormouse_control::Route;
+use dormouse_control::{Route, RunEnd};
 use dormouse_engine::{Connection, InstanceId};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::payload::Payload;
 
@@ -99,12 +98,7 @@ impl Pool {
     }
 
     /// Speaks HTTP/1.1 on a new connection, until it is closed or the route ends.
-    pub(crate) async fn open(
-        self: &Arc<Self>,
-        stream: Connection,
-        key: Key,
-        ended: CancellationToken,
-    ) -> hyper::Result<Upstream> {
+    pub(crate) async fn open(self: &Arc<Self>, stream: Connection, key: Key, ended: RunEnd) -> hyper::Result<Upstream> {
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(BUFFER)

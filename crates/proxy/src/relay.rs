@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use dormouse_control::RunEnd;
 use dormouse_store::SandboxId;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 
 use crate::BoxError;
 use crate::envelope::{self, Envelopes};
@@ -24,7 +24,7 @@ pub(crate) struct Relay {
     envelopes: Option<Envelopes>,
     state: State,
     id: SandboxId,
-    ended: CancellationToken,
+    ended: RunEnd,
     /// Goes back to the pool when the body has been read to its end.
     upstream: Option<Upstream>,
     _gatekeeper: Option<Gatekeeper>,
@@ -45,7 +45,7 @@ impl Relay {
         body: Incoming,
         envelopes: Option<Envelopes>,
         id: SandboxId,
-        ended: CancellationToken,
+        ended: RunEnd,
         upstream: Upstream,
         keepers: (Option<Gatekeeper>, Entered),
     ) -> Self {
@@ -62,19 +62,25 @@ impl Relay {
         }
     }
 
+    /// What happened, in the words that clients of every language look for and show (contract 4.5, 6.11).
+    fn message(&self) -> String {
+        let id = &self.id;
+        if self.ended.is_pause() {
+            format!("The sandbox was paused ({id})")
+        } else if self.ended.is_cancelled() {
+            format!("The sandbox was killed or reached its end of life ({id})")
+        } else {
+            format!("The sandbox {id} closed the connection")
+        }
+    }
+
     /// What the client gets when no more comes from the sandbox.
     fn broken_off(&mut self, error: hyper::Error) -> Result<Frame<Bytes>, BoxError> {
         self.state = State::Broken;
-        let gone = self.ended.is_cancelled();
         if self.envelopes.as_ref().is_some_and(Envelopes::takes_another) {
-            let what = if gone {
-                "is no longer running"
-            } else {
-                "closed the connection"
-            };
-            return Ok(Frame::data(envelope::unavailable(&self.id, what)));
+            return Ok(Frame::data(envelope::unavailable(self.message())));
         }
-        let reason: BoxError = if gone {
+        let reason: BoxError = if self.ended.is_cancelled() {
             "the sandbox is no longer running".into()
         } else {
             error.into()

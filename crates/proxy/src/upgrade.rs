@@ -1,5 +1,6 @@
 //! Connections that have changed protocol: WebSocket and whatever else two sides agree on.
 
+use dormouse_control::RunEnd;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -22,13 +23,7 @@ pub(crate) struct Listener {
 
 /// Carries bytes both ways until both sides have closed, the sandbox's run has ended or the listener is cut. There is no deadline
 /// (contract 4.5).
-pub(crate) async fn tunnel(
-    client: OnUpgrade,
-    sandbox: OnUpgrade,
-    ended: CancellationToken,
-    listener: Option<Listener>,
-    entered: Entered,
-) {
+pub(crate) async fn tunnel(client: OnUpgrade, sandbox: OnUpgrade, ended: RunEnd, listener: Option<Listener>, entered: Entered) {
     let cut = listener.as_ref().map(|listener| listener.cut.clone()).unwrap_or_default();
     let carry = async {
         let (client, sandbox) = tokio::try_join!(client, sandbox)?;

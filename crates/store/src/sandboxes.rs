@@ -38,6 +38,21 @@ impl Store {
         .await
     }
 
+    /// One sandbox, if there is one.
+    pub async fn sandbox(&self, id: &SandboxId) -> Result<Option<SandboxRecord>, StoreError> {
+        sqlx::query("SELECT * FROM sandboxes WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "read a sandbox",
+                source,
+            })?
+            .as_ref()
+            .map(decode)
+            .transpose()
+    }
+
     /// Every sandbox; read once at start.
     pub async fn sandboxes(&self) -> Result<Vec<SandboxRecord>, StoreError> {
         sqlx::query("SELECT * FROM sandboxes ORDER BY created_at, id")

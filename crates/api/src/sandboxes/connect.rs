@@ -7,10 +7,12 @@ use axum::response::{IntoResponse as _, Response};
 use dormouse_store::SandboxId;
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::json::{Json, OptionalJson};
+use crate::openapi::Error;
 use crate::path::SandboxPath;
 use crate::state::ApiState;
 use crate::wire;
@@ -20,13 +22,25 @@ const DEFAULT_V2: i32 = 300;
 /// And by the older resume.
 const DEFAULT_RESUME: i32 = 15;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ConnectV1 {
+    /// Seconds from now; the end is only ever moved later.
+    #[schema(minimum = 0, maximum = 2147483647)]
     timeout: i32,
     memory: Option<bool>,
 }
 
 /// `POST /sandboxes/{id}/connect`: the timeout is required and may be zero.
+#[utoipa::path(
+    post, path = "/sandboxes/{id}/connect", operation_id = "connectSandboxV1", tag = "sandboxes",
+    request_body = ConnectV1,
+    responses(
+        (status = 200, body = wire::Handle, description = "It ran already"),
+        (status = 201, body = wire::Handle, description = "It slept and runs now"),
+        (status = 409, body = Error, description = "Its state does not allow it, or it is on its way to another one"),
+        (status = 429, body = Error, description = "As many sandboxes run as may")
+    )
+)]
 pub(super) async fn v1(
     caller: Caller,
     State(state): State<ApiState>,
@@ -37,13 +51,25 @@ pub(super) async fn v1(
     connect(&caller, &state, &id, at_least_zero(body.timeout)?).await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ConnectV2 {
+    /// Seconds from now; 300 without it. The end is only ever moved later.
+    #[schema(minimum = 1, maximum = 2147483647)]
     timeout: Option<i32>,
     memory: Option<bool>,
 }
 
 /// `POST /v2/sandboxes/{id}/connect`: everything is optional.
+#[utoipa::path(
+    post, path = "/v2/sandboxes/{id}/connect", operation_id = "connectSandbox", tag = "sandboxes",
+    request_body = Option<ConnectV2>,
+    responses(
+        (status = 200, body = wire::Handle, description = "It ran already"),
+        (status = 201, body = wire::Handle, description = "It slept and runs now"),
+        (status = 409, body = Error, description = "Its state does not allow it, or it is on its way to another one"),
+        (status = 429, body = Error, description = "As many sandboxes run as may")
+    )
+)]
 pub(super) async fn v2(
     caller: Caller,
     State(state): State<ApiState>,
@@ -67,15 +93,26 @@ async fn connect(caller: &Caller, state: &ApiState, id: &SandboxId, timeout: Dur
     Ok((status, axum::Json(handle)).into_response())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Resume {
+    /// Seconds from now; 15 without it.
+    #[schema(minimum = 0, maximum = 2147483647)]
     timeout: Option<i32>,
     auto_pause: Option<bool>,
     memory: Option<bool>,
 }
 
 /// `POST /sandboxes/{id}/resume`: refused when it runs already.
+#[utoipa::path(
+    post, path = "/sandboxes/{id}/resume", operation_id = "resumeSandbox", tag = "sandboxes",
+    request_body = Option<Resume>,
+    responses(
+        (status = 201, body = wire::Handle, description = "It slept and runs now"),
+        (status = 409, body = Error, description = "Its state does not allow it, or it is on its way to another one"),
+        (status = 429, body = Error, description = "As many sandboxes run as may")
+    )
+)]
 pub(super) async fn resume(
     caller: Caller,
     State(state): State<ApiState>,

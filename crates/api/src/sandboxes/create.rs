@@ -10,11 +10,13 @@ use dormouse_store::OnTimeout;
 use http::StatusCode;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use utoipa::ToSchema;
 
 use super::connect::positive;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::network::NetworkBody;
+use crate::openapi::Error;
 use crate::state::ApiState;
 use crate::{idempotency, json, wire};
 
@@ -25,36 +27,45 @@ const DEFAULT_V2: i32 = 300;
 const MAX_IAM_TOKENS: usize = 5;
 
 /// `NewSandbox` of both versions; v2 has no `secure`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewSandbox)]
 #[serde(rename_all = "camelCase")]
-struct NewSandboxBody {
+pub(super) struct NewSandboxBody {
+    /// An id or a name, with a tag if need be: `base`, `base:v2`.
     #[serde(rename = "templateID")]
     template_id: String,
+    /// Seconds to its end. 300 without it, 15 in the older route.
+    #[schema(minimum = 1, maximum = 2147483647)]
     timeout: Option<i32>,
+    /// At its end it is paused instead of killed.
     auto_pause: Option<bool>,
     auto_pause_memory: Option<bool>,
+    /// Whether traffic wakes it.
     auto_resume: Option<AutoResume>,
+    /// Accepted, and without effect: every sandbox is secured.
     secure: Option<bool>,
     #[serde(rename = "allow_internet_access")]
     allow_internet_access: Option<bool>,
     network: Option<NetworkBody>,
     metadata: Option<BTreeMap<String, String>>,
+    /// Environment of every process.
     env_vars: Option<BTreeMap<String, String>>,
     iam: Option<Iam>,
+    #[schema(value_type = Option<Vec<Object>>)]
     volume_mounts: Option<Vec<IgnoredAny>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct AutoResume {
     enabled: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Iam {
     tokens: Option<HashMap<String, IamToken>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct IamToken {
     audience: String,
@@ -62,6 +73,17 @@ struct IamToken {
 }
 
 /// `POST /sandboxes`. Sandboxes are secured whatever `secure` says, as in the newest servers (contract 2.4).
+#[utoipa::path(
+    post, path = "/sandboxes", operation_id = "createSandboxV1", tag = "sandboxes",
+    request_body = NewSandboxBody,
+    responses(
+        (status = 201, body = wire::Handle, description = "It runs"),
+        (status = 404, body = Error, description = "No such template or tag"),
+        (status = 409, body = Error, description = "The template was built for another engine"),
+        (status = 429, body = Error, description = "As many sandboxes run as may"),
+        (status = 501, body = Error, description = "A setting that this server cannot keep yet")
+    )
+)]
 pub(super) async fn v1(caller: Caller, State(state): State<ApiState>, request: Request) -> Result<Response, ApiError> {
     let body = json::read(request.into_body(), state.config.max_body).await?;
     let body: NewSandboxBody = json::parse(&body)?;
@@ -76,6 +98,19 @@ pub(super) async fn v1(caller: Caller, State(state): State<ApiState>, request: R
 }
 
 /// `POST /v2/sandboxes`, with an optional `Idempotency-Key`.
+#[utoipa::path(
+    post, path = "/v2/sandboxes", operation_id = "createSandbox", tag = "sandboxes",
+    request_body = NewSandboxBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body get the same answer for a day", min_length = 1, max_length = 255, pattern = "^[a-z0-9-]+$")),
+    responses(
+        (status = 201, body = wire::Handle, description = "It runs"),
+        (status = 404, body = Error, description = "No such template or tag"),
+        (status = 409, body = Error, description = "The template was built for another engine, or the idempotency key is in use"),
+        (status = 429, body = Error, description = "As many sandboxes run as may"),
+        (status = 501, body = Error, description = "A setting that this server cannot keep yet"),
+        (status = 422, body = Error, description = "An idempotency key of unknown outcome")
+    )
+)]
 pub(super) async fn v2(caller: Caller, State(state): State<ApiState>, request: Request) -> Result<Response, ApiError> {
     let key = idempotency::key(request.headers())?;
     let bytes = json::read(request.into_body(), state.config.max_body).await?;

@@ -19,6 +19,13 @@ use crate::wire;
 const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 
 /// `GET /sandboxes`: all that run, newest first.
+#[utoipa::path(
+    get, path = "/sandboxes", operation_id = "listSandboxesV1", tag = "sandboxes",
+    params(("metadata" = Option<String>, Query, description = "Labels as a query string, percent-encoded once more")),
+    responses(
+        (status = 200, body = [wire::Listed], description = "All that run, newest first")
+    )
+)]
 pub(super) async fn v1(
     caller: Caller,
     State(state): State<ApiState>,
@@ -31,6 +38,21 @@ pub(super) async fn v1(
 }
 
 /// `GET /v2/sandboxes`: filtered, ordered, in pages.
+#[utoipa::path(
+    get, path = "/v2/sandboxes", operation_id = "listSandboxes", tag = "sandboxes",
+    params(
+        ("state" = Option<String>, Query, description = "`running`, `paused`, or both with a comma"),
+        ("metadata" = Option<String>, Query, description = "Labels as a query string, percent-encoded once more"),
+        ("template" = Option<String>, Query, description = "Id or name of the template, without a tag"),
+        ("startedAfter" = Option<String>, Query, description = "RFC 3339"),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`, by start; newest first without it"),
+        ("limit" = Option<i32>, Query, minimum = 1, description = "More than 100 count as 100"),
+        ("nextToken" = Option<String>, Query, description = "From `X-Next-Token` of the page before"),
+    ),
+    responses(
+        (status = 200, body = [wire::Listed], description = "A page", headers(("X-Next-Token" = String, description = "Only when there are more"), ("X-Total-Running" = String, description = "How many run of those that match")))
+    )
+)]
 pub(super) async fn v2(caller: Caller, State(state): State<ApiState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let Query { filter, page } = Query::parse(query.as_deref().unwrap_or_default())?;
     let counted = filter.states.is_empty() || filter.states.contains(&SandboxState::Running);

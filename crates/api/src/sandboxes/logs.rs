@@ -17,6 +17,13 @@ use crate::wire;
 const MAX_LIMIT: usize = 1000;
 
 /// Lines since `start`, oldest first.
+#[utoipa::path(
+    get, path = "/sandboxes/{id}/logs", operation_id = "getSandboxLogs", tag = "sandboxes",
+    params(("start" = Option<i64>, Query, description = "Unix milliseconds"), ("limit" = Option<i32>, Query, minimum = 0, description = "At most 1000")),
+    responses(
+        (status = 200, body = wire::Logs, description = "Oldest first")
+    )
+)]
 pub(super) async fn logs(
     caller: Caller,
     State(state): State<ApiState>,

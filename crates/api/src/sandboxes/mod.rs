@@ -9,21 +9,21 @@ mod one;
 mod pause;
 mod timeout;
 
-use axum::Router;
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::state::ApiState;
 
-pub(crate) fn routes() -> Router<ApiState> {
-    Router::new()
-        .route("/sandboxes", get(list::v1).post(create::v1))
-        .route("/v2/sandboxes", get(list::v2).post(create::v2))
-        .route("/sandboxes/{id}", get(one::detail).delete(one::kill))
-        .route("/sandboxes/{id}/connect", post(connect::v1))
-        .route("/v2/sandboxes/{id}/connect", post(connect::v2))
-        .route("/sandboxes/{id}/resume", post(connect::resume))
-        .route("/sandboxes/{id}/pause", post(pause::pause))
-        .route("/sandboxes/{id}/timeout", post(timeout::set))
-        .route("/sandboxes/{id}/refreshes", post(timeout::refresh))
-        .route("/sandboxes/{id}/logs", get(logs::logs))
+pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(list::v1, create::v1))
+        .routes(routes!(list::v2, create::v2))
+        .routes(routes!(one::detail, one::kill))
+        .routes(routes!(connect::v1))
+        .routes(routes!(connect::v2))
+        .routes(routes!(connect::resume))
+        .routes(routes!(pause::pause))
+        .routes(routes!(timeout::set))
+        .routes(routes!(timeout::refresh))
+        .routes(routes!(logs::logs))
 }

@@ -11,6 +11,12 @@ use crate::state::ApiState;
 use crate::wire;
 
 /// Everything about one sandbox.
+#[utoipa::path(
+    get, path = "/sandboxes/{id}", operation_id = "getSandbox", tag = "sandboxes",
+    responses(
+        (status = 200, body = wire::Detail, description = "All about it")
+    )
+)]
 pub(super) async fn detail(
     caller: Caller,
     State(state): State<ApiState>,
@@ -24,6 +30,12 @@ pub(super) async fn detail(
 }
 
 /// Ends a sandbox for ever, asleep or not.
+#[utoipa::path(
+    delete, path = "/sandboxes/{id}", operation_id = "killSandbox", tag = "sandboxes",
+    responses(
+        (status = 204, description = "It is gone")
+    )
+)]
 pub(super) async fn kill(
     caller: Caller,
     State(state): State<ApiState>,

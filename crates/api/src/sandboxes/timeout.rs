@@ -5,10 +5,12 @@ use std::time::Duration;
 use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::json::{Json, OptionalJson};
+use crate::openapi::Error;
 use crate::path::SandboxPath;
 use crate::state::ApiState;
 
@@ -16,12 +18,21 @@ use crate::state::ApiState;
 const MIN_REFRESH: u16 = 15;
 const MAX_REFRESH: u16 = 3600;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct TimeoutBody {
+    /// Seconds from now to the end; zero and below are now.
     timeout: i32,
 }
 
 /// Sets the end, later or earlier. Zero is now; negative counts as zero.
+#[utoipa::path(
+    post, path = "/sandboxes/{id}/timeout", operation_id = "setSandboxTimeout", tag = "sandboxes",
+    request_body = TimeoutBody,
+    responses(
+        (status = 204, description = "The end has moved"),
+        (status = 409, body = Error, description = "Its state does not allow it, or it is on its way to another one")
+    )
+)]
 pub(super) async fn set(
     caller: Caller,
     State(state): State<ApiState>,
@@ -33,12 +44,22 @@ pub(super) async fn set(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct RefreshBody {
+    /// Seconds; less than 15 count as 15.
+    #[schema(minimum = 0, maximum = 3600)]
     duration: Option<i64>,
 }
 
 /// Only ever extends.
+#[utoipa::path(
+    post, path = "/sandboxes/{id}/refreshes", operation_id = "refreshSandbox", tag = "sandboxes",
+    request_body = Option<RefreshBody>,
+    responses(
+        (status = 204, description = "The end is at least that far away"),
+        (status = 409, body = Error, description = "Its state does not allow it, or it is on its way to another one")
+    )
+)]
 pub(super) async fn refresh(
     caller: Caller,
     State(state): State<ApiState>,

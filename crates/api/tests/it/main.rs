@@ -8,6 +8,7 @@ mod create;
 mod failures;
 mod idempotency;
 mod list;
+mod openapi;
 mod others;
 mod states;
 mod wire;

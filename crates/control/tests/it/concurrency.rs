@@ -69,33 +69,74 @@ async fn connect_during_a_pause_waits_for_it_and_wakes() {
 }
 
 #[tokio::test]
-async fn kill_during_a_pause_succeeds_and_leaves_nothing() {
+async fn what_the_state_table_refuses_during_a_pause_is_refused_at_once() {
     let world = World::new().await;
     let id = world.running().await;
     let gate = world.engine.hold(Operation::Snapshot);
-    let pause = world.begin_pause(&id);
+    let first = world.begin_pause(&id);
     world.begun(Operation::Snapshot, 1).await;
-    let kill = {
-        let id = id.clone();
-        world.spawn(|control| async move { control.kill(TEAM, &id).await })
-    };
+    // All of it is answered while the snapshot is held.
+    for _ in 0..4 {
+        assert!(matches!(world.pause(&id).await, Err(ControlError::AlreadyPaused(_))));
+    }
+    let timeout = world.control.set_timeout(TEAM, &id, MINUTE).await;
+    assert!(matches!(timeout, Err(ControlError::Busy { .. })));
+    let refresh = world.control.refresh(TEAM, &id, MINUTE).await;
+    assert!(matches!(refresh, Err(ControlError::Busy { .. })));
+    assert_eq!(world.control.get(TEAM, &id).unwrap().state(), Paused);
+    assert!(!first.is_finished());
     gate.add_permits(1);
-    pause.await.unwrap().unwrap();
-    kill.await.unwrap().unwrap();
-    world.holds(0, 0, 0).await;
+    first.await.unwrap().unwrap();
+    assert!(matches!(world.pause(&id).await, Err(ControlError::AlreadyPaused(_))));
+    let timeout = world.control.set_timeout(TEAM, &id, MINUTE).await;
+    assert!(matches!(timeout, Err(ControlError::NotRunning(_))));
+    let refresh = world.control.refresh(TEAM, &id, MINUTE).await;
+    assert!(matches!(refresh, Err(ControlError::NotRunning(_))));
 }
 
 #[tokio::test]
-async fn commands_queued_behind_a_kill_find_nothing() {
+async fn resumes_during_a_pause_wait_for_it_and_one_succeeds() {
     let world = World::new().await;
     let id = world.running().await;
     let gate = world.engine.hold(Operation::Snapshot);
     let pause = world.begin_pause(&id);
     world.begun(Operation::Snapshot, 1).await;
-    let (killed, connected, ()) = tokio::join!(biased; world.kill(&id), world.connect(&id), async { gate.add_permits(1) });
+    let owner = owner();
+    let resumes = join_all((0..5).map(|_| world.control.resume(&owner, &id, MINUTE, None)));
+    let (answers, ()) = tokio::join!(biased; resumes, async { gate.add_permits(1) });
     pause.await.unwrap().unwrap();
-    killed.unwrap();
-    assert!(matches!(connected, Err(ControlError::NotFound(_))));
+    let refused = |answer: &&Result<_, ControlError>| matches!(answer, Err(ControlError::AlreadyRunning(_)));
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    assert_eq!(answers.iter().filter(refused).count(), 4);
+}
+
+#[tokio::test]
+async fn what_arrives_during_a_wake_waits_for_it() {
+    let world = World::deep().await;
+    let id = world.paused().await;
+    let gate = world.engine.hold(Operation::Start);
+    let wake = world.begin_connect(&id);
+    world.begun(Operation::Start, 2).await;
+    assert_eq!(world.state(&id), Some(Paused));
+    let second = world.begin_connect(&id);
+    let (timeout, ()) = tokio::join!(biased; world.control.set_timeout(TEAM, &id, 2 * MINUTE), async { gate.add_permits(1) });
+    timeout.unwrap();
+    assert!(wake.await.unwrap().unwrap().resumed);
+    assert!(!second.await.unwrap().unwrap().resumed);
+    world.pause(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn pause_that_finds_a_wake_under_way_puts_it_to_sleep_again() {
+    let world = World::deep().await;
+    let id = world.paused().await;
+    let gate = world.engine.hold(Operation::Start);
+    let wake = world.begin_connect(&id);
+    world.begun(Operation::Start, 2).await;
+    let (paused, ()) = tokio::join!(biased; world.pause(&id), async { gate.add_permits(1) });
+    paused.unwrap();
+    assert!(wake.await.unwrap().unwrap().resumed);
+    assert_eq!(world.state(&id), Some(Paused));
 }
 
 #[tokio::test]

@@ -86,6 +86,7 @@ async fn killed_says_why() {
 async fn paused_and_killed_tell_of_the_run_and_created_of_the_labels() {
     let world = World::new().await;
     let id = world.running().await;
+    crate::harness::wait_until("it is told", async || !world.log(&id).await.is_empty()).await;
     assert_eq!(last(&world, &id).await["sandbox_metadata"]["who"], "test");
     world.pause(&id).await.unwrap();
     let paused = last(&world, &id).await;
@@ -121,18 +122,51 @@ async fn updated_tells_the_new_end() {
 }
 
 #[tokio::test]
-async fn failed_creation_is_not_left_open() {
+async fn creation_that_failed_is_not_told() {
     let world = World::new().await;
     world.engine.fail(Operation::Identify, 1);
     world.try_create(new()).await.unwrap_err();
-    let mut log: Vec<_> = world
-        .store
-        .events(TEAM, None, 10)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|event| event.kind)
-        .collect();
-    log.reverse();
-    assert_eq!(log, [Created, Killed]);
+    world.holds(0, 0, 0).await;
+    assert_eq!(world.store.events(TEAM, None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn pooled_instance_that_fails_is_not_told() {
+    let world = World::with(dormouse_control::ControlConfig {
+        pool_size: 1,
+        ..crate::harness::config()
+    })
+    .await;
+    world.control.stock(&world.base);
+    world.control.pool_full().await;
+    world.engine.fail(Operation::Identify, 1);
+    let id = world.running().await;
+    world.kill(&id).await.unwrap();
+    assert_eq!(world.log(&id).await, [Created, Killed]);
+    assert_eq!(world.store.events(TEAM, None, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn creation_that_a_crash_kept_out_of_the_log_is_told_by_the_next_start() {
+    let mut world = World::new().await;
+    let id = world.running().await;
+    let row = world.record(&id);
+    world.die();
+    world.store.prune_events(jiff::Timestamp::MAX).await.unwrap();
+    world.store.save(&row, &[]).await.unwrap();
+    world.start().await;
+    world.kill(&id).await.unwrap();
+    assert_eq!(world.log(&id).await, [Created, Killed]);
+}
+
+#[tokio::test]
+async fn creation_that_a_crash_kept_out_of_the_log_is_told_even_if_nothing_is_left_of_it() {
+    let mut world = World::new().await;
+    let id = world.running().await;
+    world.die();
+    world.store.prune_events(jiff::Timestamp::MAX).await.unwrap();
+    world.engine.die(&world.engine.instances()[0], ExitReason::OutOfMemory);
+    world.start().await;
+    world.holds(0, 0, 0).await;
+    assert_eq!(world.log(&id).await, [Created, Killed]);
 }

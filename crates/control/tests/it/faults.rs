@@ -1,7 +1,7 @@
 //! Engines and disks that fail: what was there before is unharmed, and nothing is left over.
 
 use dormouse_control::ControlError;
-use dormouse_engine::{ExitReason, Operation};
+use dormouse_engine::{EngineKind, ExitReason, Operation};
 use dormouse_store::SandboxState::{Paused, Running};
 
 use crate::harness::{TEAM, World, cycling, new};
@@ -122,6 +122,12 @@ async fn restored_instance_that_takes_no_identity_is_not_the_sandbox() {
 async fn instance_of_unknown_size_is_not_kept() {
     let world = World::new().await;
     let other = world.paused().await;
+    // Refused, and only after it has been measured.
+    world
+        .control
+        .set_timeout(TEAM, &other, std::time::Duration::ZERO)
+        .await
+        .unwrap_err();
     world.engine.fail(Operation::Stats, 1);
     let id = world.paused().await;
     world.holds(1, 2, 2).await;
@@ -186,4 +192,55 @@ async fn unwritable_database_harms_nothing() {
     assert!(matches!(world.connect(&light).await, Err(ControlError::Store(_))));
     assert_eq!((world.state(&running), world.memory(&running)), (Some(Running), 42));
     assert_eq!(world.state(&light), Some(Paused));
+}
+
+#[tokio::test]
+async fn pause_of_an_instance_that_has_just_died_finds_nothing() {
+    let world = World::new().await;
+    let id = world.running().await;
+    let gate = world.engine.hold(Operation::Snapshot);
+    let pause = world.begin_pause(&id);
+    world.begun(Operation::Snapshot, 1).await;
+    world.engine.die(&world.instance(&id), ExitReason::OutOfMemory);
+    gate.add_permits(1);
+    assert!(matches!(pause.await.unwrap(), Err(ControlError::NotFound(_))));
+    assert_eq!(world.state(&id), None);
+    world.holds(0, 0, 0).await;
+}
+
+#[tokio::test]
+async fn build_of_another_engine_is_refused() {
+    let world = World::new().await;
+    let build = world.build_of(EngineKind::Gvisor).await;
+    let refused = world.try_create(new()).await.unwrap_err();
+    assert!(matches!(refused, ControlError::WrongEngine { .. }), "{refused}");
+    assert_eq!(world.engine.calls(Operation::Start), 0);
+    world.control.stock(&build);
+    world.control.pool_full().await;
+    assert_eq!(world.engine.calls(Operation::Start), 0);
+}
+
+#[tokio::test]
+async fn snapshot_of_another_engine_is_kept_and_refused() {
+    let mut world = World::deep().await;
+    let sleeping = world.paused().await;
+    let running = world.running().await;
+    let snapshot = world.record(&sleeping).snapshot.unwrap();
+    let other = world.build_of(EngineKind::Gvisor).await;
+    world.die();
+    world.move_to(&other).await;
+    world.start().await;
+    assert!(matches!(
+        world.connect(&sleeping).await,
+        Err(ControlError::WrongEngine { .. })
+    ));
+    assert_eq!(world.state(&sleeping), Some(Paused));
+    assert!(world.snapshots.path(&snapshot).exists());
+    assert_eq!(world.state(&running), None);
+    world.die();
+    world.move_to(&world.base).await;
+    world.start().await;
+    world.connect(&sleeping).await.unwrap();
+    world.kill(&sleeping).await.unwrap();
+    assert_eq!(world.store.sandboxes().await.unwrap()[0].id, running);
 }

@@ -112,7 +112,7 @@ impl World {
             public: true,
             created_at: Timestamp::now(),
         };
-        let base = add_build(&store, &snapshots, &template).await;
+        let base = add_build(&store, &snapshots, &template, EngineKind::Sim).await;
         let engine = Arc::new(SimEngine::default());
         let (daemon, control) = start(&config, &engine, &store, &snapshots).await;
         Self {
@@ -130,7 +130,20 @@ impl World {
 
     /// Another build of the template, tagged as its default.
     pub(crate) async fn rebuild(&self) -> BuildRecord {
-        add_build(&self.store, &self.snapshots, &self.template).await
+        self.build_of(EngineKind::Sim).await
+    }
+
+    /// The same, as if another engine had made it.
+    pub(crate) async fn build_of(&self, engine: EngineKind) -> BuildRecord {
+        add_build(&self.store, &self.snapshots, &self.template, engine).await
+    }
+
+    /// Makes all sandboxes ones of another build.
+    pub(crate) async fn move_to(&self, build: &BuildRecord) {
+        for mut row in self.store.sandboxes().await.unwrap() {
+            row.build = build.id;
+            self.store.save(&row, &[]).await.unwrap();
+        }
     }
 
     /// The daemon dies where it is and a new one starts.
@@ -315,13 +328,13 @@ async fn start(
     (daemon, control)
 }
 
-async fn add_build(store: &Store, snapshots: &SnapshotStore, template: &TemplateRecord) -> BuildRecord {
+async fn add_build(store: &Store, snapshots: &SnapshotStore, template: &TemplateRecord, engine: EngineKind) -> BuildRecord {
     let draft = snapshots.begin().await.unwrap();
     std::fs::write(draft.path().join("memory"), "7").unwrap();
     let build = BuildRecord {
         id: BuildId::random(),
         template: template.id.clone(),
-        engine: EngineKind::Sim,
+        engine,
         root: "templates/base/root".into(),
         snapshot: draft.publish().await.unwrap(),
         resources: Resources::default(),

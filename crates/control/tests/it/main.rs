@@ -6,6 +6,7 @@ mod auto_resume;
 mod concurrency;
 mod events;
 mod faults;
+mod hangs;
 mod harness;
 mod lifecycle;
 mod light_sleep;

@@ -66,7 +66,16 @@ fn end(rest: &str) -> Value {
 async fn a_connect_stream_between_messages_is_ended_properly() {
     let (world, mut client, _sandbox) = streaming(STREAM, &envelope(0, b"{}")).await;
     world.double.kill(ID);
-    let expected = json!({ "error": { "code": "unavailable", "message": "The sandbox i1abc is no longer running" } });
+    let message = "The sandbox was killed or reached its end of life (i1abc)";
+    let expected = json!({ "error": { "code": "unavailable", "message": message } });
+    assert_eq!(end(&body(&mut client).await), expected);
+}
+
+#[tokio::test]
+async fn a_pause_is_told_from_a_kill() {
+    let (world, mut client, _sandbox) = streaming(STREAM, &envelope(0, b"{}")).await;
+    world.double.change(ID, |sandbox| sandbox.route.ended.pause());
+    let expected = json!({ "error": { "code": "unavailable", "message": "The sandbox was paused (i1abc)" } });
     assert_eq!(end(&body(&mut client).await), expected);
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dormouse_control::{Route, RouteError, Visitor};
+use dormouse_control::{Route, RouteError, RunEnd, Visitor};
 use dormouse_engine::{ConnectError, Connection, InstanceId};
 use dormouse_proxy::{Backend, Front, FrontConfig, serve};
 use dormouse_store::SandboxId;
@@ -107,8 +107,8 @@ impl Double {
     }
 
     /// A running sandbox whose ports lead to `ports`.
-    pub(crate) fn run(&self, id: &str, ports: impl IntoIterator<Item = (u16, SocketAddr)>) -> CancellationToken {
-        let ended = CancellationToken::new();
+    pub(crate) fn run(&self, id: &str, ports: impl IntoIterator<Item = (u16, SocketAddr)>) -> RunEnd {
+        let ended = RunEnd::default();
         let route = Route {
             instance: InstanceId::random(),
             run: 1,
