@@ -19,7 +19,6 @@ use crate::state::ApiState;
 
 /// Every refusal and failure.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "the shape of what `error` writes")]
 pub(crate) struct Error {
     /// The HTTP status once more.
     #[schema(minimum = 400, maximum = 599)]
