@@ -70,7 +70,6 @@ async fn kill_does_not_wait_for_a_restore_that_hangs_and_its_instance_is_not_kep
     world.kill(&id).await.unwrap();
     assert!(matches!(connect.await.unwrap(), Err(ControlError::NotFound(_))));
     gate.add_permits(1);
-    world.begun(Operation::Destroy, 2).await;
     world.holds(0, 0, 0).await;
 }
 
