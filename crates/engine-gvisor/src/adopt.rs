@@ -8,7 +8,6 @@ use dormouse_agent_client::wait_healthy;
 use dormouse_agent_proto::AGENT_PORT;
 use dormouse_engine::{Adopted, AdoptedInstance, InstanceId};
 use dormouse_network::Slot;
-use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::engine::Shared;
 use crate::error::{GvisorError, Result};
@@ -73,7 +72,8 @@ async fn take_over(shared: &Arc<Shared>, id: &InstanceId) -> Result<Option<bool>
         (Some(record), Some(slot), Some(shim), Some(_)) => revive(shared, record, dir, slot, shim).await,
         (_, slot, shim, _) => {
             if let Some(shim) = shim {
-                end_shim(&dir, shim).await?;
+                dir.kill_shim();
+                shim.ended().await?;
             }
             remove_remains(shared.cgroup(id), dir, slot).await?;
             Ok(None)
@@ -85,12 +85,23 @@ async fn revive(shared: &Arc<Shared>, record: Record, dir: Dir, slot: Slot, shim
     let id = record.id.clone();
     let cgroup = shared.cgroup(&id);
     let suspended = cgroup.is_frozen()?;
-    let instance = Arc::new(Instance::new(record, dir, cgroup, slot, suspended));
+    let instance = Arc::new(Instance::new(
+        record,
+        dir,
+        cgroup,
+        slot,
+        shared.config.control_patience,
+        suspended,
+    ));
     shared.take_in(&instance, shim);
     if suspended {
         instance.forget_pausing()?;
-    } else if instance.dir.pausing().exists() {
-        go_on(&instance).await?;
+    } else if instance.dir.pausing().exists()
+        && let Err(error) = go_on(&instance).await
+    {
+        tracing::warn!(%id, error = &error as &dyn std::error::Error, "a sandbox does not go on after a pause that a restart cut off");
+        instance.kill().await?;
+        return Ok(None);
     }
     Ok(Some(suspended))
 }
@@ -107,17 +118,6 @@ async fn go_on(instance: &Arc<Instance>) -> Result<()> {
 /// The shim of an instance, if it lives.
 fn live_shim(dir: &Dir) -> Result<Option<Lifeline>> {
     Ok(Lifeline::open(&dir.alive())?.filter(Lifeline::is_held))
-}
-
-/// Ends a shim and the runsc that it may be waiting for: it leads a group with it.
-async fn end_shim(dir: &Dir, shim: Lifeline) -> Result<()> {
-    // The number is its own as long as it holds the pipe, and it writes the number only after it took hold.
-    let text = fs::read_to_string(dir.shim_pid()).unwrap_or_default();
-    if let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) {
-        // It may end by itself meanwhile.
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
-    shim.ended().await
 }
 
 /// Removes cgroups without an instance: their directory was lost.

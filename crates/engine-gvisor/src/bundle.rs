@@ -64,6 +64,8 @@ fn spec(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -> Value {
         ),
     };
     let resources = &record.resources;
+    // Half of the memory, as Linux has it: a program that fills one gets an error. Without, all of the sandbox would end for lack of memory.
+    let in_memory = json!(["mode=1777", format!("size={}", u64::from(resources.memory_mib) << 19)]);
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -81,7 +83,8 @@ fn spec(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -> Value {
         "mounts": [
             { "destination": "/proc", "type": "proc", "source": "proc" },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
-            { "destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"] },
+            { "destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": in_memory },
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": in_memory },
             { "destination": "/sys", "type": "sysfs", "source": "sysfs" },
         ],
         "annotations": annotations,

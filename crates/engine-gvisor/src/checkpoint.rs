@@ -158,6 +158,12 @@ pub(crate) fn check(snapshot: &Path, root: &Root) -> Result<Root, EngineError> {
     Ok(root)
 }
 
+/// How much a restore of this snapshot reads, bytes. Zero if that cannot be told.
+pub(crate) fn size(snapshot: &Path) -> u64 {
+    let files = [STATE, PAGES_META, PAGES].map(|name| fs::metadata(snapshot.join(name)));
+    files.iter().flatten().map(fs::Metadata::len).sum()
+}
+
 fn tree_of(image: &Path) -> Option<std::path::PathBuf> {
     let tree = image.to_str()?.strip_suffix(".erofs").map(std::path::PathBuf::from)?;
     tree.is_dir().then_some(tree)

@@ -20,6 +20,11 @@ pub struct GvisorConfig {
     pub init: Vec<String>,
     /// How long a booting instance gets until its agent answers.
     pub boot_patience: Duration,
+    /// How long a sandbox's kernel may be silent when it is told to stop, to go on or to write a checkpoint. It takes milliseconds; a
+    /// host that is short of everything may take seconds.
+    pub control_patience: Duration,
+    /// Copies of runsc that limit the disk are kept here; made when needed, and anew with every start.
+    pub copies_dir: PathBuf,
     /// Cgroups are made under this path at the top of the hierarchy: the daemon's own cgroup may end with the daemon. No two daemons
     /// may have the same; the default comes from the state directory.
     pub cgroup: String,
@@ -37,6 +42,8 @@ impl GvisorConfig {
             shim,
             init: vec!["/usr/lib/dormouse/agent".to_owned()],
             boot_patience: Duration::from_secs(30),
+            control_patience: Duration::from_secs(30),
+            copies_dir: state_dir.with_file_name("runsc-copies"),
             cgroup: format!("dormouse/{}", Prefix::for_data_dir(&state_dir)),
             make_images: true,
             state_dir,

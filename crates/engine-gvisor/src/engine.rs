@@ -19,12 +19,16 @@ use futures::future::BoxFuture;
 use crate::adopt;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::GvisorConfig;
+use crate::disk_limit::DiskLimits;
 use crate::error::{GvisorError, Result};
 use crate::instance::Instance;
 use crate::launch::launch;
 use crate::layout::Dir;
 use crate::lifeline::Lifeline;
 use crate::tied::Tied;
+
+/// How long the sandbox may take to accept or to refuse a connection. Enough for four SYNs of which three are lost.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a first command may take, in a sandbox that nobody waits for.
 const WARM_PATIENCE: Duration = Duration::from_secs(20);
@@ -44,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) config: GvisorConfig,
     pub(crate) network: Arc<SlotPool>,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) disk_limits: DiskLimits,
     /// Held while a root image is made.
     pub(crate) making_image: Mutex<()>,
     instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
@@ -59,7 +64,9 @@ impl GvisorEngine {
             .await
             .map_err(GvisorError::file("create", &config.state_dir))?;
         let hierarchy = Hierarchy::detect()?;
+        let disk_limits = DiskLimits::open(&config).await?;
         let shared = Shared {
+            disk_limits,
             config,
             network,
             hierarchy,
@@ -211,14 +218,8 @@ impl Engine for GvisorEngine {
 
     async fn destroy(&self, id: &InstanceId) -> Result<(), EngineError> {
         let Some(instance) = self.shared.get(id) else { return Ok(()) };
-        let mut exit = instance.exit();
-        instance
-            .kill()
-            .await
-            .map_err(|error| EngineError::failed(Operation::Destroy, id, error))?;
-        // Ends with everything removed. The sender lives as long as the instance, which we hold.
-        let _ = exit.wait_for(Option::is_some).await;
-        Ok(())
+        let killed = instance.kill().await;
+        killed.map_err(|error| EngineError::failed(Operation::Destroy, id, error))
     }
 
     async fn connect(&self, id: &InstanceId, port: u16) -> Result<Connection, ConnectError> {
@@ -233,7 +234,7 @@ impl Engine for GvisorEngine {
             port,
             source,
         };
-        let refused = match instance.dialer.connect(port).await {
+        let refused = match in_time(instance.dialer.connect(port)).await {
             Ok(stream) => return Ok(Box::new(Tied::new(stream, instance.exit()))),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => error,
             Err(error) => return Err(failed(error)),
@@ -242,8 +243,8 @@ impl Engine for GvisorEngine {
             return Err(failed(refused));
         }
         // Perhaps it listens on loopback only: the agent can reach that.
-        let agent = instance.dialer.connect(AGENT_PORT).await.map_err(failed)?;
-        match open_tunnel(agent, port).await {
+        let agent = in_time(instance.dialer.connect(AGENT_PORT)).await.map_err(failed)?;
+        match in_time(async { Ok(open_tunnel(agent, port).await) }).await.map_err(failed)? {
             Ok(tunnel) => Ok(Box::new(Tied::new(tunnel, instance.exit()))),
             Err(dormouse_agent_client::Error::PortClosed { .. }) => Err(ConnectError::Refused(port)),
             Err(error) => Err(failed(std::io::Error::other(error))),
@@ -281,6 +282,17 @@ impl Engine for GvisorEngine {
             operation: Operation::Adopt,
             source: Box::new(error),
         })
+    }
+}
+
+/// A sandbox whose kernel is stuck answers no SYN, and the host would try for two minutes.
+async fn in_time<T>(connect: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match tokio::time::timeout(CONNECT_PATIENCE, connect).await {
+        Ok(connected) => connected,
+        Err(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("the sandbox did not answer within {} s", CONNECT_PATIENCE.as_secs()),
+        )),
     }
 }
 

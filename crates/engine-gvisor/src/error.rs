@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dormouse_network::NetworkError;
 
@@ -69,6 +70,24 @@ pub enum GvisorError {
         /// The operating system's error.
         #[source]
         source: io::Error,
+    },
+    /// The sandbox's kernel does not answer.
+    #[error("The sandbox's kernel did not answer {method} within {} s: it is stuck, stopped, or the host is overloaded", patience.as_secs())]
+    NoAnswer {
+        /// The method that was called.
+        method: &'static str,
+        /// How long it had.
+        patience: Duration,
+    },
+    /// Making the sandbox took too long.
+    #[error("runsc did not {action} the sandbox within {} s. Its log is {log}", patience.as_secs(), log = log.display())]
+    Slow {
+        /// `run` or `restore`.
+        action: &'static str,
+        /// How long it had.
+        patience: Duration,
+        /// Where its words are.
+        log: PathBuf,
     },
     /// The agent inside did not do what it was asked.
     #[error("The agent inside the sandbox failed")]

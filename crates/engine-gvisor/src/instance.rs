@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dormouse_engine::{ExitReason, InstanceId, SnapshotStats};
 use dormouse_network::{Dialer, Slot};
+use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
@@ -14,6 +16,9 @@ use crate::error::{GvisorError, Result};
 use crate::layout::{Dir, Exit, Record, read_json};
 use crate::lifeline::Lifeline;
 use crate::urpc::Control;
+
+/// How long a shim may take to end after its sandbox.
+const SHIM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A live instance.
 #[derive(Debug)]
@@ -32,9 +37,9 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn new(record: Record, dir: Dir, cgroup: Cgroup, slot: Slot, suspended: bool) -> Self {
+    pub(crate) fn new(record: Record, dir: Dir, cgroup: Cgroup, slot: Slot, patience: Duration, suspended: bool) -> Self {
         Self {
-            control: Control::new(dir.control_socket(&record.id)),
+            control: Control::new(dir.control_socket(&record.id), suspended, patience),
             dialer: slot.dialer(),
             record,
             dir,
@@ -75,10 +80,40 @@ impl Instance {
     {
         let instance = Arc::clone(self);
         let work = move || {
-            let _changing = instance.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&instance)
+            let _changing = instance.changing();
+            let done = work(&instance);
+            if done.is_err() {
+                instance.undo_later();
+            }
+            done
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| GvisorError::Panicked)?
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a change that failed because the sentry did not answer: should it answer after all, a sandbox that counts as running must
+    /// not stay stopped.
+    fn undo_later(self: &Arc<Self>) {
+        let Some(answer) = self.control.overdue().filter(|_| !self.is_suspended()) else {
+            return;
+        };
+        let instance = Arc::clone(self);
+        let undo = move || {
+            // Ends with the answer or with the sentry.
+            while poll(&mut [PollFd::new(&answer, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+            let _changing = instance.changing();
+            if !instance.is_suspended()
+                && let Err(error) = instance.control.resume()
+            {
+                tracing::debug!(instance = %instance.id(), error = &error as &dyn std::error::Error, "a late answer was not undone");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("dm-late".to_owned()).spawn(undo) {
+            tracing::warn!(%error, "a late answer will not be undone");
+        }
     }
 
     /// Stops the guest's tasks, then freezes the sentry: a paused sentry alone still uses a few percent of a processor. In this order
@@ -131,6 +166,7 @@ impl Instance {
 
     /// After a restart of the daemon in the middle of a change: makes a sandbox go on whose tasks may be stopped.
     pub(crate) fn resume_blindly(&self) -> Result<()> {
+        self.control.note_stopped();
         self.control.resume()
     }
 
@@ -141,14 +177,27 @@ impl Instance {
         }
     }
 
-    /// Kills the sandbox. The end is reported by [`exit`](Self::exit), when everything is cleaned up.
+    /// Kills the sandbox and waits until everything is cleaned up; [`exit`](Self::exit) has told of it then.
     pub(crate) async fn kill(self: &Arc<Self>) -> Result<()> {
         self.destroyed.store(true, Ordering::Release);
         // Not by `change`: a change that hangs must not be in the way.
         let cgroup = self.cgroup.clone();
         tokio::task::spawn_blocking(move || cgroup.kill())
             .await
-            .map_err(|_| GvisorError::Panicked)?
+            .map_err(|_| GvisorError::Panicked)??;
+        // The sender lives as long as the instance, which we hold.
+        let mut exit = self.exit();
+        let ended = tokio::time::timeout(SHIM_PATIENCE, exit.wait_for(Option::is_some))
+            .await
+            .is_ok();
+        // A shim that has ended already has no number any more; then it is the cleaning that takes long.
+        let shim = if ended { None } else { Lifeline::open(&self.dir.alive())? };
+        if shim.is_some_and(|shim| shim.is_held()) {
+            tracing::warn!(instance = %self.id(), "a shim does not notice the end of its sandbox; it is killed too");
+            self.dir.kill_shim();
+        }
+        let _ = exit.wait_for(Option::is_some).await;
+        Ok(())
     }
 
     /// Waits for the end of the shim, removes all that is left, and tells everybody.

@@ -1,6 +1,6 @@
 //! Makes instances.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,16 @@ use crate::error::{GvisorError, Result};
 use crate::instance::{Instance, remove_remains};
 use crate::layout::{Dir, Record, Report, Root, write_json};
 use crate::lifeline::Lifeline;
+use crate::runsc::Action;
 use crate::{bundle, checkpoint, root_image};
 
 /// An agent in a snapshot listens already; it only has to be scheduled.
 const WAKE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long runsc may take to make a sandbox, but for reading a snapshot: seldom above half a second.
+const MAKE_PATIENCE: Duration = Duration::from_secs(60);
+/// How fast a snapshot is read at least, bytes in a second: a slow disk that is shared with others.
+const SLOWEST_READ: u64 = 10 << 20;
 
 /// Makes an instance; it is in `shared` when its agent answers, and nothing of it is left when it fails.
 pub(crate) async fn launch(shared: Arc<Shared>, request: StartRequest) -> Result<(), EngineError> {
@@ -52,6 +58,7 @@ pub(crate) async fn launch(shared: Arc<Shared>, request: StartRequest) -> Result
     } else {
         shared.config.boot_patience
     };
+    let runsc = runsc(&shared, request.resources.disk_mib).await.map_err(failed)?;
     let dir = shared.dir(&id);
     let cgroup = shared.cgroup(&id);
     let slot = shared
@@ -65,11 +72,11 @@ pub(crate) async fn launch(shared: Arc<Shared>, request: StartRequest) -> Result
         root,
         resources: request.resources,
         cgroup: shared.cgroup_path(&id),
-        runsc: shared.config.runsc.clone(),
+        runsc,
         snapshot,
     };
     let started = match prepare(&shared, &dir, &record, &slot).await {
-        Ok(()) => start_shim(&shared, &dir).await,
+        Ok(()) => start_shim(&shared, &dir, &record).await,
         Err(error) => Err(error),
     };
     let shim = match started {
@@ -79,15 +86,20 @@ pub(crate) async fn launch(shared: Arc<Shared>, request: StartRequest) -> Result
             return Err(failed(error));
         }
     };
-    let instance = Arc::new(Instance::new(record, dir, cgroup, slot, false));
+    let instance = Arc::new(Instance::new(
+        record,
+        dir,
+        cgroup,
+        slot,
+        shared.config.control_patience,
+        false,
+    ));
     shared.take_in(&instance, shim);
     match greet(&instance, patience).await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let mut exit = instance.exit();
-            if instance.kill().await.is_ok() {
-                // The sender lives as long as the instance, which we hold.
-                let _ = exit.wait_for(Option::is_some).await;
+            if let Err(error) = instance.kill().await {
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "a sandbox whose agent does not answer could not be killed");
             }
             Err(failed(error))
         }
@@ -109,6 +121,14 @@ async fn root(shared: &Arc<Shared>, request: &StartRequest) -> Result<Root, Engi
     tokio::task::spawn_blocking(find).await.map_err(failed)?
 }
 
+/// The program that keeps to the limit of the disk.
+async fn runsc(shared: &Arc<Shared>, disk_mib: u32) -> Result<PathBuf> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || shared.disk_limits.runsc_for(disk_mib))
+        .await
+        .map_err(|_| GvisorError::Panicked)?
+}
+
 async fn prepare(shared: &Shared, dir: &Dir, record: &Record, slot: &Slot) -> Result<()> {
     let (dir, record, netns) = (dir.clone(), record.clone(), slot.sandbox_netns().to_path_buf());
     let init = shared.config.init.clone();
@@ -122,7 +142,7 @@ async fn prepare(shared: &Shared, dir: &Dir, record: &Record, slot: &Slot) -> Re
 }
 
 /// Starts the shim and returns when the sandbox runs.
-async fn start_shim(shared: &Shared, dir: &Dir) -> Result<Lifeline> {
+async fn start_shim(shared: &Shared, dir: &Dir, record: &Record) -> Result<Lifeline> {
     let alive = dir.alive();
     let missing = || GvisorError::file("open", &alive)(std::io::Error::from(std::io::ErrorKind::NotFound));
     let lifeline = Lifeline::open(&alive)?.ok_or_else(missing)?;
@@ -144,14 +164,22 @@ async fn start_shim(shared: &Shared, dir: &Dir) -> Result<Lifeline> {
         .spawn()
         .map_err(GvisorError::file("start", Path::new(program)))?;
     let mut text = Vec::new();
-    if let Some(mut report) = shim.stdout.take() {
-        report
-            .read_to_end(&mut text)
-            .await
-            .map_err(GvisorError::system("listen to the shim"))?;
-    }
+    let report = shim.stdout.take();
     // It becomes a zombie of ours when it ends, whenever that is.
     let reaped = tokio::spawn(async move { shim.wait().await });
+    let patience = making_patience(record);
+    if let Some(mut report) = report {
+        let Ok(read) = tokio::time::timeout(patience, report.read_to_end(&mut text)).await else {
+            if lifeline.is_held() {
+                dir.kill_shim();
+            }
+            let _ = reaped.await;
+            let action = Action::of(record).word();
+            let log = dir.runsc_log();
+            return Err(GvisorError::Slow { action, patience, log });
+        };
+        read.map_err(GvisorError::system("listen to the shim"))?;
+    }
     let error = match serde_json::from_slice(&text) {
         Ok(Report::Started) => return Ok(lifeline),
         Ok(Report::Failed(message)) => GvisorError::Runsc {
@@ -164,6 +192,12 @@ async fn start_shim(shared: &Shared, dir: &Dir) -> Result<Lifeline> {
     // What it cleans up after a failure is done when it has ended.
     let _ = reaped.await;
     Err(error)
+}
+
+/// How long the shim gets until the sandbox runs.
+fn making_patience(record: &Record) -> Duration {
+    let snapshot = record.snapshot.as_deref().map_or(0, checkpoint::size);
+    MAKE_PATIENCE + Duration::from_secs(snapshot / SLOWEST_READ)
 }
 
 /// Waits until the agent answers or the sandbox ends.

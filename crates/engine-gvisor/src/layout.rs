@@ -20,6 +20,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use dormouse_engine::{InstanceId, Resources};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +166,16 @@ impl Dir {
 
     pub(crate) fn upper(&self) -> PathBuf {
         self.0.join("upper")
+    }
+
+    /// Kills the shim and the runsc that it may be waiting for: it leads a group with it. Call it while the shim holds its lifeline: the
+    /// number is its own that long.
+    pub(crate) fn kill_shim(&self) {
+        let text = fs::read_to_string(self.shim_pid()).unwrap_or_default();
+        if let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) {
+            // It may end by itself meanwhile.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
     }
 
     /// Removes the directory and all in it. Not being there is fine.

@@ -11,13 +11,16 @@
 //! - `launch`: makes instances. `instance`: one of them. `tied`: connections into it. `adopt`: finds those of an earlier daemon.
 //! - `shim`: the process between daemon and sandbox, [`shim_main`].
 //! - `layout`: an instance's directory. `lifeline`: how the end of a shim is seen. `bundle`, `runsc`, `urpc`, `cgroup`: the host's and runsc's interfaces.
-//! - `checkpoint`: snapshot directories. `root_image`: roots as EROFS images. `tune`: a runsc that is idle when it has nothing to do.
+//! - `checkpoint`: snapshot directories. `root_image`: roots as EROFS images. `tune`: a runsc without some faults. `disk_limit`: copies
+//!   of it that limit the disk.
 //!
 //! Invariants:
 //! - All that belongs to an instance is found by its directory: the cgroup, the slot, the processes. The directory is the first thing
 //!   made and the last removed.
 //! - A suspended instance is paused (the guest's tasks are stopped) *and* frozen (the sentry is). Snapshots are taken while it is paused,
 //!   so nothing in the guest happens between a snapshot's moment and the next resume.
+//! - No operation waits for ever: a sentry that is stuck is given up after [`GvisorConfig::control_patience`], a sandbox that does not come
+//!   to be after a minute and what its snapshot takes to read, a connection after 15 seconds. `destroy` needs nobody's help.
 //! - Nothing waits by looking again and again, but for the version 1 freezer, which has no event.
 #![forbid(unsafe_code)]
 
@@ -26,6 +29,7 @@ mod bundle;
 mod cgroup;
 mod checkpoint;
 mod config;
+mod disk_limit;
 mod engine;
 mod error;
 mod instance;

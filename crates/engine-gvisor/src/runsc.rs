@@ -17,7 +17,12 @@ pub(crate) enum Action<'a> {
     Restore(&'a Path),
 }
 
-impl Action<'_> {
+impl<'a> Action<'a> {
+    /// What makes the sandbox of this record.
+    pub(crate) fn of(record: &'a Record) -> Self {
+        record.snapshot.as_deref().map_or(Self::Run, Self::Restore)
+    }
+
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Run => "run",

@@ -109,7 +109,7 @@ impl Shim {
 
     /// Makes the sandbox and returns its process.
     fn start(&self) -> Result<Pid> {
-        let action = self.record.snapshot.as_deref().map_or(Action::Run, Action::Restore);
+        let action = Action::of(&self.record);
         let failed = |message| GvisorError::Runsc {
             action: action.word(),
             message,

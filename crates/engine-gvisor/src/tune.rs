@@ -110,8 +110,14 @@ fn tuned_copy(runsc: &Path, copy: &Path) -> Result<PathBuf> {
     if fs::read(copy).is_ok_and(|existing| existing == program) {
         return Ok(copy.to_path_buf());
     }
+    write_program(copy, &program)?;
+    Ok(copy.to_path_buf())
+}
+
+/// Writes a program, whole or not at all.
+pub(crate) fn write_program(path: &Path, program: &[u8]) -> Result<()> {
     // Not over the old one: it may be running.
-    let new = copy.with_extension("new");
+    let new = path.with_extension("new");
     let written = fs::File::options()
         .create(true)
         .write(true)
@@ -119,13 +125,12 @@ fn tuned_copy(runsc: &Path, copy: &Path) -> Result<PathBuf> {
         .mode(0o755)
         .open(&new)
         .and_then(|mut file| {
-            file.write_all(&program)?;
+            file.write_all(program)?;
             file.sync_all()
         });
     written
-        .and_then(|()| fs::rename(&new, copy))
-        .map_err(GvisorError::file("write", copy))?;
-    Ok(copy.to_path_buf())
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(GvisorError::file("write", path))
 }
 
 /// Makes all of the changes, or none: false when a place is not there exactly once.
@@ -146,14 +151,14 @@ fn apply(program: &mut [u8], changes: &[Change]) -> bool {
 }
 
 /// The bytes of hexadecimal text, None for `??`.
-fn bytes(text: &str) -> Vec<Option<u8>> {
+pub(crate) fn bytes(text: &str) -> Vec<Option<u8>> {
     text.split_whitespace()
         .map(|byte| u8::from_str_radix(byte, 16).ok())
         .collect()
 }
 
 /// Where the code is, if it is there exactly once.
-fn find(program: &[u8], code: &[Option<u8>]) -> Option<usize> {
+pub(crate) fn find(program: &[u8], code: &[Option<u8>]) -> Option<usize> {
     let fits = |window: &[u8]| {
         window
             .iter()

@@ -1,6 +1,7 @@
 //! Makes a slot out of nothing, and nothing out of a slot. Blocking.
 
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -167,35 +168,15 @@ impl Plan {
 
     /// Removes a slot, as much of it as there is. In the host's namespace.
     pub(crate) fn destroy(&self, name: &SlotName) -> Result<()> {
-        let paths = Paths::new(&self.dir, name);
         // The device goes by its own request: the namespaces end only when the last process and socket in them does.
         let device = Links::open().and_then(|links| links.delete(&uplink_device(&self.prefix, name.index())));
-        let router = netns::remove(&paths.router);
-        let sandbox = netns::remove(&paths.sandbox);
-        device.and(router).and(sandbox)
+        let handles = remove_handles(&self.dir, name);
+        device.and(handles)
     }
 
     /// The names of all slots of this daemon with at least one namespace handle, and all indexes with a device.
     pub(crate) fn list(&self) -> Result<(Vec<SlotName>, Vec<u16>)> {
-        let failed = |e| NetworkError::system(format!("list {}", self.dir.display()), e);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let file = entry.map_err(failed)?.file_name();
-            let stem = file.to_str().and_then(|file| file.rsplit_once('.')).map(|(stem, _)| stem);
-            // Another data directory may use the same run directory.
-            let name = stem
-                .and_then(|stem| stem.parse::<SlotName>().ok())
-                .filter(|name| name.has_prefix(&self.prefix));
-            names.extend(name);
-        }
-        names.sort();
-        names.dedup();
-        let links = Links::open()?.links()?;
-        let indexes = links
-            .iter()
-            .filter_map(|link| uplink_device_index(&self.prefix, &link.name))
-            .collect();
-        Ok((names, indexes))
+        remains(&self.prefix, &self.dir)
     }
 
     /// Removes what is on the host besides slots.
@@ -208,4 +189,41 @@ impl Plan {
     pub(crate) fn destroy_device(&self, index: u16) -> Result<bool> {
         Links::open()?.delete(&uplink_device(&self.prefix, index))
     }
+}
+
+/// The names of all slots with this prefix that have a namespace handle in `dir`, and all indexes with a device.
+pub(crate) fn remains(prefix: &Prefix, dir: &Path) -> Result<(Vec<SlotName>, Vec<u16>)> {
+    let failed = |e| NetworkError::system(format!("list {}", dir.display()), e);
+    let mut names = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(failed)?,
+        // It goes with the last slot.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(failed(e)),
+    };
+    for entry in entries {
+        let file = entry.file_name();
+        let stem = file.to_str().and_then(|file| file.rsplit_once('.')).map(|(stem, _)| stem);
+        // Another data directory may use the same run directory.
+        let name = stem
+            .and_then(|stem| stem.parse::<SlotName>().ok())
+            .filter(|name| name.has_prefix(prefix));
+        names.extend(name);
+    }
+    names.sort();
+    names.dedup();
+    let links = Links::open()?.links()?;
+    let indexes = links
+        .iter()
+        .filter_map(|link| uplink_device_index(prefix, &link.name))
+        .collect();
+    Ok((names, indexes))
+}
+
+/// Removes the handles of a slot's namespaces.
+pub(crate) fn remove_handles(dir: &Path, name: &SlotName) -> Result<()> {
+    let paths = Paths::new(dir, name);
+    let router = netns::remove(&paths.router);
+    let sandbox = netns::remove(&paths.sandbox);
+    router.and(sandbox)
 }

@@ -30,6 +30,13 @@ impl Prefix {
         Self(format!("dm{}", &hash.to_hex()[..6]))
     }
 
+    /// The prefix that was written as this text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("dm")?;
+        let valid = digits.len() == 6 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
     /// The prefix as text, for example `dm3fa9c1`.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -109,6 +116,9 @@ impl FromStr for SlotName {
 pub struct NetworkConfig {
     /// The mark of everything that is made on the host.
     pub prefix: Prefix,
+    /// The data directory that the prefix comes from. When it is gone and nobody lives who serves it, another daemon removes what is left
+    /// on the host.
+    pub data_dir: PathBuf,
     /// Namespace handles are mounted under `<run_dir>/netns/`. Must be on a file system that stays while sandboxes
     /// live, and be given again after a restart.
     pub run_dir: PathBuf,
@@ -134,6 +144,7 @@ impl NetworkConfig {
     pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
         Self {
             prefix: Prefix::for_data_dir(data_dir),
+            data_dir: canonical(data_dir),
             run_dir: run_dir.to_path_buf(),
             ranges: default_ranges(),
             ready: 4,

@@ -12,7 +12,8 @@ use crate::config::{NetworkConfig, Prefix};
 use crate::error::{NetworkError, Result};
 use crate::firewall::{HostRules, counting_probe, host_removal_script};
 use crate::link::{Address, Link, Links, Route, VethEnd};
-use crate::{foreign, netns, nft, sysctl};
+use crate::owner::{self, Gone, Owner};
+use crate::{build, foreign, netns, nft, sysctl};
 
 /// Held while a daemon chooses its addresses: two that start at once must not choose the same.
 const LOCK: &str = "/run/dormouse-network.lock";
@@ -36,6 +37,8 @@ pub(crate) struct Host {
     pub(crate) max_connections: Option<u32>,
     /// The host's namespace.
     pub(crate) netns: OwnedFd,
+    /// Says that this daemon lives.
+    _owner: Option<Owner>,
 }
 
 impl Host {
@@ -44,6 +47,8 @@ impl Host {
     /// Blocking; in the host's namespace.
     pub(crate) fn prepare(config: &NetworkConfig) -> Result<Self> {
         let _lock = lock()?;
+        reclaim(&config.prefix);
+        let owner = owner::enter(config)?;
         let links = Links::open()?;
         let (all, addresses, routes) = (links.links()?, links.addresses()?, links.routes()?);
         let device = dns_device(&config.prefix);
@@ -88,6 +93,7 @@ impl Host {
             mtu,
             max_connections: counts.then_some(config.max_connections),
             netns: netns::current()?,
+            _owner: owner,
         })
     }
 
@@ -124,10 +130,43 @@ impl Host {
 /// others may rely on it by now.
 pub(crate) fn uninstall(prefix: &Prefix) -> Result<()> {
     let _lock = lock()?;
+    remove(prefix)?;
+    owner::leave(prefix);
+    Ok(())
+}
+
+/// The caller holds the lock.
+fn remove(prefix: &Prefix) -> Result<()> {
     foreign::forget(prefix);
     nft::apply("remove the host's rules", &host_removal_script(prefix))?;
     Links::open()?.delete(&dns_device(prefix))?;
     Ok(())
+}
+
+/// Removes everything of daemons that are dead and whose data directory is gone. Best effort: what stays is tried again by the next start.
+fn reclaim(mine: &Prefix) {
+    for gone in owner::gone(mine) {
+        let prefix = gone.prefix.clone();
+        match reclaim_from(gone) {
+            Ok(()) => tracing::info!(%prefix, "took back the addresses of a daemon that is gone with its data directory"),
+            Err(error) => tracing::warn!(%prefix, %error, "what a daemon left that is gone could not be removed"),
+        }
+    }
+}
+
+fn reclaim_from(gone: Gone) -> Result<()> {
+    let handles = gone.run_dir.join("netns");
+    let (names, indexes) = build::remains(&gone.prefix, &handles)?;
+    let links = Links::open()?;
+    for index in indexes {
+        links.delete(&uplink_device(&gone.prefix, index))?;
+    }
+    for name in names {
+        build::remove_handles(&handles, &name)?;
+    }
+    remove(&gone.prefix)?;
+    netns::remove_dir(&handles)?;
+    gone.forget()
 }
 
 /// The host's device of a slot. Its first part is what the host's rules match.
@@ -240,6 +279,7 @@ mod tests {
             mtu: 1500,
             max_connections: None,
             netns: File::open("/dev/null").expect("any file").into(),
+            _owner: None,
         };
         assert_eq!(host.uplink(1), (Ipv4Addr::new(10, 119, 16, 2), Ipv4Addr::new(10, 119, 16, 3)));
         assert_eq!(

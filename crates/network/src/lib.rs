@@ -22,7 +22,8 @@
 //! - A slot is used once. Engines change the inner namespace (gVisor takes the address off `eth0`), so a released
 //!   slot is deleted.
 //! - Everything made carries the [`Prefix`] of its data directory and is found again by it: [`SlotPool::sweep`].
-//! - Namespaces are held by bind mounts, so they outlive the daemon: [`SlotPool::adopt`].
+//! - Namespaces are held by bind mounts, so they outlive the daemon: [`SlotPool::adopt`]. They do not outlive
+//!   their data directory: the next daemon to start on the host removes what a dead one left whose directory is gone.
 #![forbid(unsafe_code)]
 
 mod build;
@@ -36,6 +37,7 @@ mod host;
 mod link;
 mod netns;
 mod nft;
+mod owner;
 mod pool;
 mod registry;
 mod slot;

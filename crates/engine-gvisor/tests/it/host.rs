@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use dormouse_engine::{Engine as _, InstanceId, NetworkPolicy, Resources, StartFrom, StartRequest};
@@ -23,7 +24,16 @@ impl Host {
         Self::with(true).await
     }
 
+    /// One whose engine gives a silent sentry up soon.
+    pub(crate) async fn impatient() -> Result<Option<Self>> {
+        Self::made(true, Duration::from_secs(2)).await
+    }
+
     pub(crate) async fn with(images: bool) -> Result<Option<Self>> {
+        Self::made(images, Duration::from_secs(30)).await
+    }
+
+    async fn made(images: bool, patience: Duration) -> Result<Option<Self>> {
         if let Some(reason) = missing() {
             eprintln!("skipped: {reason}");
             return Ok(None);
@@ -32,7 +42,9 @@ impl Host {
         let root = dir.path().join("root");
         make_root(&root)?;
         let slots = SlotPool::open(network(dir.path())).await?;
-        let engine = GvisorEngine::open(config(dir.path(), images).await?, Arc::clone(&slots)).await?;
+        let mut config = config(dir.path(), images).await?;
+        config.control_patience = patience;
+        let engine = GvisorEngine::open(config, Arc::clone(&slots)).await?;
         engine.adopt().await?;
         Ok(Some(Self {
             engine,
@@ -188,7 +200,9 @@ fn make_root(root: &Path) -> Result<()> {
     }
     let busybox = Command::new("which").arg("busybox").output()?;
     std::fs::copy(String::from_utf8(busybox.stdout)?.trim(), root.join("bin/busybox"))?;
-    for applet in ["sh", "cat", "echo", "hostname", "id", "ls", "mount", "sleep", "dd", "rm"] {
+    for applet in [
+        "sh", "cat", "echo", "hostname", "id", "ls", "mount", "sleep", "dd", "rm", "df",
+    ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
     }
     std::fs::copy(agent()?, root.join("agent"))?;

@@ -4,5 +4,6 @@ mod host;
 mod http;
 
 mod agent;
+mod faults;
 mod life;
 mod restart;

@@ -183,6 +183,56 @@ fn a_pool_closed_without_slots_leaves_no_trace() {
 }
 
 #[test]
+fn uninstalling_without_any_slot_left_works() {
+    on_host(async |host| {
+        let before = host.traces();
+        let pool = host.pool().await;
+        pool.take().await.expect("a slot").release().await.expect("released");
+        pool.uninstall().await.expect("uninstalled");
+        pool.uninstall().await.expect("uninstalled twice");
+
+        assert_eq!(host.traces(), before);
+    });
+}
+
+#[test]
+fn what_belongs_to_a_deleted_data_directory_is_taken_back() {
+    on_host(async |host| {
+        let before = host.traces();
+        let data = host.dir().join("dead");
+        std::fs::create_dir_all(&data).expect("a data directory");
+        std::fs::write(data.join("database"), b"").expect("a file");
+        let mut config = host.config("dead");
+        config.ready = 0;
+        config.run_dir = data.join("run");
+        let dead = host.open(config).await;
+        let slot = dead.take().await.expect("a slot");
+        drop(slot);
+        dead.close().await;
+        drop(dead);
+
+        let come_and_go = async || {
+            let mut config = host.config("later");
+            config.ready = 0;
+            host.open(config).await.uninstall().await.expect("uninstalled");
+        };
+        come_and_go().await;
+        assert_ne!(host.traces(), before, "it may start again: its directory is there");
+
+        std::fs::remove_file(data.join("database")).expect("removed");
+        // In this process tasks of the dead one may hold its lock for a moment; a process takes them along.
+        for _ in 0..100 {
+            come_and_go().await;
+            if !data.exists() {
+                break;
+            }
+        }
+        assert_eq!(host.traces(), before);
+        assert!(!data.exists(), "mounts are what kept it");
+    });
+}
+
+#[test]
 fn a_closed_pool_keeps_taken_slots_only() {
     on_host(async |host| {
         let pool = host.pool().await;

@@ -5,6 +5,7 @@ mod inside;
 mod internet;
 mod upstream;
 
+use std::cell::RefCell;
 use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use dormouse_network::{NetworkConfig, SlotPool};
+use dormouse_network::{NetworkConfig, Prefix, SlotPool};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
@@ -26,6 +27,7 @@ pub(crate) use self::upstream::{ANSWER, Upstream, ask, ask_tcp};
 /// ends with the test's thread, and all devices and rules with it.
 pub(crate) struct TestHost {
     dir: TempDir,
+    prefixes: RefCell<Vec<Prefix>>,
 }
 
 /// Runs a test on a host of its own.
@@ -46,6 +48,7 @@ where
         run("ip", "link set lo up");
         let host = TestHost {
             dir: TempDir::new().expect("a temporary directory"),
+            prefixes: RefCell::default(),
         };
         // One thread: everything that the test starts is in its namespace.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,10 +79,15 @@ impl TestHost {
     /// A configuration with a data directory of this name: another name is another daemon.
     pub(crate) fn config(&self, data_dir: &str) -> NetworkConfig {
         let mut config = NetworkConfig::new(&self.dir.path().join(data_dir), &self.run_dir());
+        self.prefixes.borrow_mut().push(config.prefix.clone());
         config.ready = 1;
         // Never asked in tests that do not care: not the machine's real ones.
         config.dns.upstreams = vec!["127.0.0.1:9".parse().expect("an address")];
         config
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -115,6 +123,10 @@ impl TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
+        for prefix in self.prefixes.borrow().iter() {
+            // Not there after an orderly end.
+            let _ = fs::remove_file(Path::new("/run/dormouse-network").join(prefix.as_str()));
+        }
         // A slot may be under way that nobody waits for. Once the directory is gone, no handle can be made any more.
         let handles = self.run_dir().join("netns");
         for _ in 0..1000 {
