@@ -12,7 +12,7 @@ from watched import Watched
 
 from e2b import Sandbox
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "6"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.randrange(1 << 30)
 SANDBOXES = 3
 # After a death: until the API has noticed.

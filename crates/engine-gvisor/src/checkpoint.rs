@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoint.img, pages_meta.img, pages.img   what the sentry wrote: its own state, a map of memory, memory
-//! gvisor.json                                 what is needed to read them; written last
+//! gvisor.json                                 what is needed to read them
 //! ```
 //!
 //! The sandbox's file writes live in the sentry's memory and its filestore, and are in `pages.img` with all the rest.
@@ -23,6 +23,8 @@ use crate::urpc::{CheckpointFiles, Control};
 
 /// Changes when this engine can no longer read what an earlier one wrote.
 const FORMAT: u32 = 2;
+/// What is written through the page cache, bytes of memory.
+const SMALL: u64 = 64 << 20;
 const MANIFEST: &str = "gvisor.json";
 const STATE: &str = "checkpoint.img";
 const PAGES_META: &str = "pages_meta.img";
@@ -47,8 +49,8 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Makes the files in `dir`, which is empty.
-    pub(crate) fn create(dir: &'a Path) -> Result<Self> {
+    /// Makes the files in `dir`, which is empty, for a sandbox that uses about `memory` bytes.
+    pub(crate) fn create(dir: &'a Path, memory: u64) -> Result<Self> {
         let open = |name: &str, flags: OFlags| {
             let path = dir.join(name);
             let flags = i32::try_from(flags.bits()).unwrap_or(0);
@@ -61,8 +63,9 @@ impl<'a> Writer<'a> {
             file.map_err(GvisorError::file("create", &path))
         };
         // Past the page cache: the data goes to the disk at once, is never read by us, and 1 GB takes 0.7 s instead of 2.4 s. Not every
-        // file system can.
-        let pages = match open(PAGES, OFlags::DIRECT) {
+        // file system can. For a little memory, which is in many pieces, it is the other way round: every piece waits for the disk.
+        let direct = if memory < SMALL { OFlags::empty() } else { OFlags::DIRECT };
+        let pages = match open(PAGES, direct) {
             Err(GvisorError::File { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {
                 let _ = fs::remove_file(dir.join(PAGES));
                 open(PAGES, OFlags::empty())?
@@ -93,12 +96,22 @@ impl<'a> Writer<'a> {
             root: root.clone(),
             root_mark: root_mark(root)?,
         };
-        write_json(&self.dir.join(MANIFEST), &manifest)?;
-        let mut bytes = 0;
-        for (file, name) in [(&self.state, STATE), (&self.pages_meta, PAGES_META), (&self.pages, PAGES)] {
-            let synced = file.sync_all().and_then(|()| file.metadata());
-            bytes += synced.map_err(GvisorError::file("write", &self.dir.join(name)))?.len();
-        }
+        let files = [(&self.state, STATE), (&self.pages_meta, PAGES_META), (&self.pages, PAGES)];
+        // At the same time: one commit of the file system's journal does for all.
+        let sizes = std::thread::scope(|scope| {
+            let syncs = files.map(|(file, name)| {
+                scope.spawn(move || {
+                    let synced = file.sync_all().and_then(|()| file.metadata());
+                    synced
+                        .map(|metadata| metadata.len())
+                        .map_err(GvisorError::file("write", &self.dir.join(name)))
+                })
+            });
+            let written = write_json(&self.dir.join(MANIFEST), &manifest);
+            let sizes = syncs.map(|sync| sync.join().unwrap_or(Err(GvisorError::Panicked)));
+            written.map(|()| sizes)
+        })?;
+        let bytes = sizes.into_iter().sum::<Result<u64>>()?;
         File::open(self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(GvisorError::file("write", self.dir))?;

@@ -145,7 +145,8 @@ impl Instance {
 
     /// Writes the instance into a snapshot and leaves it suspended.
     pub(crate) fn snapshot(&self, into: &Path) -> Result<SnapshotStats> {
-        let writer = Writer::create(into)?;
+        let memory = self.cgroup.usage().map_or(u64::MAX, |usage| usage.memory_bytes);
+        let writer = Writer::create(into, memory)?;
         let pausing = self.dir.pausing();
         std::fs::File::create(&pausing).map_err(GvisorError::file("create", &pausing))?;
         if self.is_suspended() {

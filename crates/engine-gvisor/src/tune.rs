@@ -1,4 +1,4 @@
-//! A copy of runsc with three faults corrected.
+//! A copy of runsc with some faults corrected.
 //!
 //! **It is never idle.** The systrap platform of gVisor tries again and again whether its *fast path* (spinning instead of sleeping between
 //! the guest and the sentry) pays at the moment. It looks every 400 µs, for ever, also when the guest sleeps: every running sandbox costs 4
