@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -112,3 +113,35 @@ def test_a_pause_without_room_leaves_the_sandbox_running(small_server):
     assert sandbox.read(server) == (sandbox.ticket, sandbox.pid, sandbox.count)
     assert Sandbox.kill(sandbox.id, **server.options)
     eventually(lambda: sorted(layers.iterdir()) == before)
+
+
+def test_a_stop_while_sandboxes_start_leaves_nothing(server):
+    seen = set()
+    for delay in (0.02, 0.1, 0.3):
+        over = threading.Event()
+
+        def create(over=over):
+            while not over.is_set():
+                with contextlib.suppress(Exception):
+                    # More than the pool holds, so that some are being made.
+                    Sandbox.create(timeout=3600, **server.options)
+
+        threads = [threading.Thread(target=create) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(delay)
+        seen |= instances(server.data)
+        server.stop()
+        over.set()
+        for thread in threads:
+            thread.join()
+        seen |= instances(server.data)
+        server.start()
+        for listed in Sandbox.list(**server.options).next_items():
+            assert Sandbox.kill(listed.sandbox_id, **server.options)
+    server.stop()
+    left, layers = server.remains()
+    assert not left, "\n".join(left)
+    assert not cgroups(seen)
+    # The base template's.
+    assert len(layers) == 1, layers
