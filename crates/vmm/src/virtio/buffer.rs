@@ -126,7 +126,7 @@ impl Buffer {
     /// # Errors
     /// When the bytes are not in the guest's memory.
     pub fn zero(&self, memory: &GuestMemory) -> io::Result<()> {
-        const ZEROS: [u8; 4096] = [0; 4096];
+        static ZEROS: [u8; 4096] = [0; 4096];
         for slice in self.resolve(memory, Permissions::Write)? {
             let mut offset = 0;
             while offset < slice.len() {

@@ -12,12 +12,14 @@ pub mod block;
 pub mod buffer;
 mod core;
 pub mod device;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod state;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
 pub mod vsock;
 

@@ -131,7 +131,7 @@ pub(super) fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<bo
 
 /// Makes a range of a file zero, by a hole where the file system can.
 pub(super) fn zero(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     if punch_hole(file, offset, length)? {
         return Ok(());
     }

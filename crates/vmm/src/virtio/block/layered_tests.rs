@@ -151,7 +151,7 @@ fn a_layer_has_one_writer() {
 
 #[test]
 fn sizes_that_no_disk_has_are_refused() {
-    for size in [0, 1, 4095, u64::MAX, u64::MAX & !4095] {
+    for size in [0, 1, 4095, u64::MAX, u64::MAX - 4095] {
         assert!(
             matches!(Layer::create(tempfile::tempfile().unwrap(), size), Err(LayerError::Size(_))),
             "{size}"
