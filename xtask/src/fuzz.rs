@@ -94,10 +94,13 @@ fn run_one(programs: &Path, target: &str, seconds: u64) -> Result<bool> {
         .args(["-timeout=10", "-rss_limit_mb=1024", "-verbosity=0", "-print_final_stats=1"])
         .args([&corpus, &seeds])
         .limit(Duration::from_secs(seconds + 120))
+        .quiet()
         .outcome()?;
     if outcome.success {
+        println!("    {target}: {} inputs", statistic(&outcome.output));
         return Ok(true);
     }
+    println!("{}", outcome.output);
     println!(
         "FAILED {target}: {}; the input is above and below `{}`",
         outcome.ending,

@@ -98,7 +98,7 @@ fn look(path: &Path, mine: &Prefix, netns: &str) -> Option<Gone> {
         netns: theirs,
         data_dir,
         run_dir,
-    } = Entry::parse(bytes)?;
+    } = Entry::parse(&bytes)?;
     (theirs == netns && is_gone(&data_dir, &run_dir)).then(|| Gone {
         prefix,
         run_dir,
@@ -143,7 +143,7 @@ impl Entry {
         bytes
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
+    fn parse(bytes: &[u8]) -> Option<Self> {
         let mut parts = bytes.split(|byte| *byte == 0);
         let netns = String::from_utf8(parts.next()?.to_vec()).ok()?;
         let mut path = || Some(PathBuf::from(std::ffi::OsString::from_vec(parts.next()?.to_vec())));
@@ -179,9 +179,9 @@ mod tests {
             run_dir: "/a b\n/c/run".into(),
         };
         let bytes = entry.to_bytes();
-        assert_eq!(Entry::parse(bytes.clone()), Some(entry));
+        assert_eq!(Entry::parse(&bytes), Some(entry));
         for length in 0..bytes.len() {
-            assert_eq!(Entry::parse(bytes[..length].to_vec()), None, "{length} bytes");
+            assert_eq!(Entry::parse(&bytes[..length]), None, "{length} bytes");
         }
     }
 

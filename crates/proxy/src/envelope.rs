@@ -67,7 +67,7 @@ impl Envelopes {
 }
 
 /// The envelope that ends a stream whose sandbox went away (contract 4.5). It is JSON in both encodings of the protocol.
-pub(crate) fn unavailable(message: String) -> Bytes {
+pub(crate) fn unavailable(message: &str) -> Bytes {
     let json = serde_json::json!({ "error": { "code": "unavailable", "message": message } }).to_string();
     let mut envelope = Vec::with_capacity(json.len() + usize::from(HEADER));
     envelope.push(END_OF_STREAM);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_end_is_one_whole_envelope_with_the_id() {
-        let end = unavailable("The sandbox is gone (i1abc)".to_owned());
+        let end = unavailable("The sandbox is gone (i1abc)");
         let mut seen = Envelopes::default();
         seen.pass(&end);
         assert!(!seen.takes_another());

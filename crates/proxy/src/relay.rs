@@ -78,7 +78,7 @@ impl Relay {
     fn broken_off(&mut self, error: hyper::Error) -> Result<Frame<Bytes>, BoxError> {
         self.state = State::Broken;
         if self.envelopes.as_ref().is_some_and(Envelopes::takes_another) {
-            return Ok(Frame::data(envelope::unavailable(self.message())));
+            return Ok(Frame::data(envelope::unavailable(&self.message())));
         }
         let reason: BoxError = if self.ended.is_cancelled() {
             "the sandbox is no longer running".into()
