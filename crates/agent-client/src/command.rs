@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use buffa::Message;
 use bytes::{Buf, Bytes, BytesMut};
-use dormouse_agent_proto::rpc::process::{ProcessConfig, ProcessEvent, StartRequest, StartResponse};
+use dormouse_agent_proto::rpc::process::{PTY, ProcessConfig, ProcessEvent, StartRequest, StartResponse, pty};
 use dormouse_agent_proto::{AGENT_PORT, route};
-use http::{HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -30,6 +30,35 @@ pub struct Caller<'a> {
     pub user: Option<&'a str>,
     /// When the stream leads to a Dormouse server instead of an agent: the sandbox that is meant (contract 1.2).
     pub sandbox: Option<&'a str>,
+}
+
+impl Caller<'_> {
+    /// Says in a request's headers who asks.
+    pub(crate) fn sign(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+        let invalid = |_| Error::Nonsense("the caller's name or token is no header value");
+        if let Some(user) = self.user {
+            let value = format!("Basic {}", STANDARD.encode(format!("{user}:")));
+            headers.insert(header::AUTHORIZATION, value.parse().map_err(invalid)?);
+        }
+        if let Some(token) = self.access_token {
+            headers.insert(route::ACCESS_TOKEN_HEADER, token.parse().map_err(invalid)?);
+        }
+        if let Some(sandbox) = self.sandbox {
+            headers.insert("e2b-sandbox-id", sandbox.parse().map_err(invalid)?);
+            headers.insert("e2b-sandbox-port", AGENT_PORT.into());
+        }
+        Ok(())
+    }
+}
+
+/// A message of a Connect stream: a flag byte, the length in four bytes, the message (contract 3.4).
+pub(crate) fn envelope(message: &[u8]) -> Result<Bytes, Error> {
+    let length = u32::try_from(message.len()).map_err(|_| Error::Nonsense("the message is far too long"))?;
+    let mut body = BytesMut::with_capacity(message.len() + ENVELOPE_HEAD);
+    body.extend_from_slice(&[0]);
+    body.extend_from_slice(&length.to_be_bytes());
+    body.extend_from_slice(message);
+    Ok(body.freeze())
 }
 
 /// A command line with its surroundings.
@@ -85,33 +114,30 @@ impl Command {
         self
     }
 
+    /// Gives it an input: `stream_input` of this crate writes to it, `close_stdin` ends it.
+    #[must_use]
+    pub fn with_stdin(mut self) -> Self {
+        self.request.stdin = Some(true);
+        self
+    }
+
+    /// Gives it a terminal of this size, in characters.
+    #[must_use]
+    pub fn pty(mut self, cols: u32, rows: u32) -> Self {
+        self.request.pty = pty_of(cols, rows).into();
+        self
+    }
+
     /// Starts it. Dropping the events does not end the command.
     ///
     /// # Errors
     /// [`Error::Refused`] for a wrong token; a command that cannot be started is reported by [`EventStream::next`].
     pub async fn start<S: Stream>(&self, stream: S, caller: Caller<'_>) -> Result<EventStream, Error> {
-        let message = self.request.encode_to_vec();
-        let mut body = BytesMut::with_capacity(message.len() + ENVELOPE_HEAD);
-        let length = u32::try_from(message.len()).map_err(|_| Error::Nonsense("the command is far too long"))?;
-        body.extend_from_slice(&[0]);
-        body.extend_from_slice(&length.to_be_bytes());
-        body.extend_from_slice(&message);
-        let mut request = request_to(Method::POST, START, body.freeze());
+        let mut request = request_to(Method::POST, START, envelope(&self.request.encode_to_vec())?);
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/connect+proto"));
         headers.insert("connect-protocol-version", HeaderValue::from_static("1"));
-        let invalid = |_| Error::Nonsense("the caller's name or token is no header value");
-        if let Some(user) = caller.user {
-            let value = format!("Basic {}", STANDARD.encode(format!("{user}:")));
-            headers.insert(header::AUTHORIZATION, value.parse().map_err(invalid)?);
-        }
-        if let Some(token) = caller.access_token {
-            headers.insert(route::ACCESS_TOKEN_HEADER, token.parse().map_err(invalid)?);
-        }
-        if let Some(sandbox) = caller.sandbox {
-            headers.insert("e2b-sandbox-id", sandbox.parse().map_err(invalid)?);
-            headers.insert("e2b-sandbox-port", AGENT_PORT.into());
-        }
+        caller.sign(headers)?;
         let answer = send(stream, request).await?;
         if answer.status().is_success() {
             Ok(EventStream {
@@ -122,6 +148,19 @@ impl Command {
         } else {
             Err(refusal(answer).await)
         }
+    }
+}
+
+/// A terminal of this size.
+pub(crate) fn pty_of(cols: u32, rows: u32) -> PTY {
+    let size = pty::Size {
+        cols,
+        rows,
+        ..pty::Size::default()
+    };
+    PTY {
+        size: size.into(),
+        ..PTY::default()
     }
 }
 
@@ -178,6 +217,21 @@ impl EventStream {
             }
         }
     }
+}
+
+/// Reads the answer to a stream of requests to its end.
+pub(crate) async fn end_of_call(answer: Response<Incoming>) -> Result<(), Error> {
+    let mut stream = EventStream {
+        answer,
+        buffer: BytesMut::new(),
+        ended: false,
+    };
+    while let Some((flags, message)) = stream.envelope().await? {
+        if flags & END_OF_STREAM != 0 {
+            return end_of_stream(&message);
+        }
+    }
+    Err(Error::Nonsense("the answer stops in the middle"))
 }
 
 fn end_of_stream(message: &[u8]) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dormouse_agent_proto::rest::ErrorBody;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
@@ -14,7 +14,12 @@ use crate::{Error, Stream};
 const LARGEST_ANSWER: usize = 1 << 20;
 
 /// Sends `request` and returns the head of the answer. The stream is closed when the answer's body is dropped.
-pub(crate) async fn send<S: Stream>(stream: S, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+pub(crate) async fn send<S, B>(stream: S, mut request: Request<B>) -> Result<Response<Incoming>, Error>
+where
+    S: Stream,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     request
         .headers_mut()
         .entry(header::HOST)

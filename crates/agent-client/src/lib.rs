@@ -12,11 +12,13 @@ mod command;
 mod control;
 mod error;
 mod exchange;
+mod process;
 mod tunnel;
 
 pub use command::{Caller, Command, EventStream};
 pub use control::{healthy, init, metrics, wait_healthy};
 pub use error::Error;
+pub use process::{Input, Kind, close_stdin, resize, send_signal, stream_input};
 pub use tunnel::{Tunnel, open_tunnel};
 
 /// A byte stream to an agent.

@@ -1,7 +1,8 @@
 //! The process that runs inside every sandbox.
 //!
 //! As PID 1 it starts and reaps everything else, and it serves E2B's envd protocol on port 49983: processes, files,
-//! health and metrics. Under the name `sudo` the same program is the sandbox's sudo (see [`sudo`]).
+//! health and metrics. Under the name `sudo` the same program is the sandbox's sudo (see [`sudo`]), and with the argument
+//! `sftp-server` a file server for the SSH gateway (see [`sftp`]).
 //!
 //! It is linked statically, because the images that it runs in may hold any C library or none, and it is small and
 //! single-threaded where it can be, because it lives in the memory of every snapshot.
@@ -28,6 +29,7 @@ mod process;
 mod readiness;
 mod rpc;
 mod server;
+mod sftp;
 mod sudo;
 mod trust;
 mod tunnel;
@@ -53,6 +55,16 @@ pub fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     if Path::new(&name).file_name() == Some(OsStr::new(sudo::NAME)) {
         return sudo::run(arguments.collect());
+    }
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_some_and(|first| first == sftp::NAME) {
+        return match sftp::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
+        };
     }
     let config = match Config::read(arguments, |name| std::env::var(name).ok()) {
         Ok(config) => config,

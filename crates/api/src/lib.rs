@@ -26,6 +26,7 @@ mod paging;
 mod path;
 mod router;
 mod sandboxes;
+mod ssh_keys;
 mod state;
 mod teams;
 mod templates;

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::state::ApiState;
-use crate::{cors, health, later, openapi, sandboxes, teams, templates, trace};
+use crate::{cors, health, later, openapi, sandboxes, ssh_keys, teams, templates, trace};
 
 /// The control API. Every answer, refusals included, is JSON or empty.
 pub fn router(state: ApiState) -> Router {
@@ -32,6 +32,7 @@ fn parts() -> (Router<ApiState>, Document) {
         .merge(sandboxes::routes())
         .merge(templates::routes())
         .merge(teams::routes())
+        .merge(ssh_keys::routes())
         .merge(later::routes())
         .split_for_parts();
     openapi::complete(&mut document);

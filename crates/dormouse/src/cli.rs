@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Work with sandboxes on a running server
     Sandbox(SandboxArgs),
+    /// Register the SSH keys that open this team's sandboxes
+    SshKey(SshKeyArgs),
     /// Measure create, pause and wake on this host, beside plain runsc
     Bench(BenchArgs),
     /// The parent of one sandbox's processes; started by the server
@@ -38,6 +40,43 @@ pub(crate) struct ServeArgs {
     /// Write {"url", "apiKey"} to this file once requests are answered
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshKeyArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// API key of the team that is meant [default: the first key]
+    #[arg(long, env = "E2B_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    #[command(subcommand)]
+    pub(crate) action: SshKeyAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SshKeyAction {
+    /// Register a public key
+    Add {
+        /// A .pub file, or `-` for standard input [default: the first of ~/.ssh/id_*.pub]
+        file: Option<std::path::PathBuf>,
+        /// Name of the key [default: the comment in the file]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the registered keys, oldest first
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget keys; connections that are open stay open
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Fingerprints or names, as `list` shows them
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

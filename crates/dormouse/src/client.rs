@@ -35,6 +35,15 @@ impl Server {
         })
     }
 
+    /// The same server with another key.
+    #[must_use]
+    pub(crate) fn with_key(mut self, key: Option<String>) -> Self {
+        if let Some(key) = key {
+            self.key = key;
+        }
+        self
+    }
+
     /// Where it serves: what the running server has written down, or what is configured.
     pub(crate) fn url(config: &Config, data: &DataDir) -> String {
         let written = std::fs::read(data.server())

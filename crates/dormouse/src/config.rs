@@ -24,6 +24,9 @@ pub(crate) struct Settings {
     /// Address to serve on [default: 127.0.0.1:3000]
     #[arg(long, env = "DORMOUSE_LISTEN", value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Address to serve SSH on, such as 0.0.0.0:2222 [default: SSH is off]
+    #[arg(long, env = "DORMOUSE_SSH_LISTEN", value_name = "ADDRESS")]
+    pub(crate) ssh_listen: Option<SocketAddr>,
     /// Base domain of sandbox host names, `<port>-<id>.<domain>` [default: localhost]
     #[arg(long, env = "DORMOUSE_DOMAIN")]
     pub(crate) domain: Option<String>,
@@ -61,6 +64,8 @@ pub(crate) struct Settings {
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// `None`: no SSH.
+    pub(crate) ssh_listen: Option<SocketAddr>,
     /// As configured; `None` leaves host names to the clients' own setting.
     pub(crate) domain: Option<String>,
     pub(crate) max_running: usize,
@@ -95,6 +100,7 @@ impl Config {
                 .listen
                 .or(file.listen)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000))),
+            ssh_listen: settings.ssh_listen.or(file.ssh_listen),
             domain: settings.domain.or(file.domain),
             max_running: settings.max_running.or(file.max_running).unwrap_or(1000),
             max_run: hours(settings.max_run_hours.or(file.max_run_hours).unwrap_or(24)),

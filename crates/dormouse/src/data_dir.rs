@@ -54,6 +54,11 @@ impl DataDir {
         self.run().join("server.json")
     }
 
+    /// The key that SSH clients recognise the server by.
+    pub(crate) fn ssh_host_key(&self) -> PathBuf {
+        self.root.join("ssh-host-key")
+    }
+
     fn key_file(&self) -> PathBuf {
         self.root.join("api-key")
     }

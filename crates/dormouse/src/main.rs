@@ -15,6 +15,8 @@ mod output;
 mod sandbox;
 mod serve;
 mod setup;
+mod ssh;
+mod ssh_key;
 
 use std::process::ExitCode;
 
@@ -47,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Env(arguments) => env::env(&arguments),
             Command::Bench(arguments) => bench::bench(arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
+            Command::SshKey(arguments) => ssh_key::ssh_key(arguments).await,
             Command::Shim(_) => Ok(ExitCode::FAILURE),
         }
     });

@@ -17,7 +17,7 @@ use crate::client::reachable;
 use crate::config::Config;
 use crate::data_dir::{DataDir, write_private};
 use crate::host::Host;
-use crate::{base, output};
+use crate::{base, output, ssh};
 
 pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
     output::init_log();
@@ -32,6 +32,7 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("Cannot listen on {}", config.listen))?;
     let url = format!("http://{}", reachable(listener.local_addr()?));
+    let ssh = ssh::SshListener::open(&config, &data).await?;
 
     let tree = base::ensure_tree(&config, &data).await?;
     let host = Host::open(&config, &data).await?;
@@ -40,7 +41,11 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
 
     let front = host.front(&config);
     tokio::spawn(prune_events(host.store.clone(), stop.clone()));
-    let server = json!({ "url": url, "apiKey": data.key_or_make()? }).to_string();
+    let mut server = json!({ "url": url, "apiKey": data.key_or_make()? });
+    if let Some(ssh) = &ssh {
+        server["ssh"] = ssh.address().into();
+    }
+    let server = server.to_string();
     write_private(&data.server(), server.as_bytes())?;
     if let Some(file) = &arguments.ready_file {
         write_private(file, server.as_bytes())?;
@@ -51,7 +56,15 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
         data_dir_flag(&config.data_dir)
     );
 
+    let ssh = ssh.map(|ssh| {
+        println!("SSH on {}, host key {}", ssh.address(), ssh.fingerprint());
+        tokio::spawn(ssh.serve(&host, stop.clone()))
+    });
+
     dormouse_proxy::serve(listener, front, stop).await?;
+    if let Some(ssh) = ssh {
+        ssh.await??;
+    }
     tracing::info!("stopping; sandboxes stay as they are");
     // Not an error: it only says where a running server is.
     let _ = std::fs::remove_file(data.server());

@@ -14,6 +14,7 @@ mod keys;
 mod records;
 mod row;
 mod sandboxes;
+mod ssh_keys;
 mod templates;
 
 pub use self::database::Store;
@@ -24,4 +25,5 @@ pub use self::ids::{BuildId, InvalidId, SandboxId, SnapshotId, TeamId, TemplateI
 pub use self::records::{
     BuildRecord, Event, EventKind, KeyRecord, NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TemplateRecord,
 };
+pub use self::ssh_keys::SshKeyRecord;
 pub use self::templates::{DEFAULT_TAG, TemplateSummary};

@@ -8,4 +8,5 @@ mod idempotency;
 mod keys;
 mod round_trip;
 mod samples;
+mod ssh_keys;
 mod templates;
