@@ -3,9 +3,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { CommandExitError, FileNotFoundError, TimeoutError } from 'e2b'
+import * as e2b from 'e2b'
 
 import { eventually, make } from './support.mjs'
+
+const { CommandExitError, TimeoutError } = e2b
+// The general error was the only one before.
+const notFound = e2b.FileNotFoundError ?? e2b.NotFoundError
 
 test('output, errors and exit code', async (t) => {
   const sandbox = await make(t)
@@ -83,7 +87,7 @@ test('directories', async (t) => {
   assert.equal((await sandbox.files.getInfo('a/d')).permissions, '-rw-r--r--')
   await sandbox.files.remove('a')
   assert.equal(await sandbox.files.exists('a'), false)
-  await assert.rejects(sandbox.files.read('a/d'), FileNotFoundError)
+  await assert.rejects(sandbox.files.read('a/d'), notFound)
 })
 
 test('watching a directory', async (t) => {

@@ -1,5 +1,7 @@
 // What the tests share: sandboxes that are killed at the end, and waiting for a condition.
 
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { Sandbox } from 'e2b'
@@ -10,6 +12,17 @@ export const sandboxUrl = process.env.E2B_SANDBOX_URL
 
 export const pauses = { onTimeout: 'pause', autoResume: false }
 export const wakes = { onTimeout: 'pause', autoResume: true }
+
+const sdk = readFileSync(createRequire(import.meta.url).resolve('e2b'), 'utf8')
+
+/**
+ * For tests that are run with older SDKs too (`cargo xtask compat`): false, or why the test is skipped, which is that one of the names
+ * occurs nowhere in the installed package.
+ */
+export function needs(...names) {
+  const missing = names.find((name) => !sdk.includes(name))
+  return missing ? `this SDK has no ${missing}` : false
+}
 
 /** Makes a sandbox that is killed after the test `t`. */
 export async function make(t, options = {}) {

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 
 import { Sandbox } from 'e2b'
 
-import { api, eventually, make, request, wakes } from './support.mjs'
+import { api, eventually, make, needs, request, wakes } from './support.mjs'
 
 async function serve(sandbox, ready = async () => (await request(sandbox, 8000)).status === 200) {
   await sandbox.files.write('index.html', 'a page')
@@ -13,7 +13,7 @@ async function serve(sandbox, ready = async () => (await request(sandbox, 8000))
   await eventually(ready)
 }
 
-test('a page is served, and served again after a sleep', async (t) => {
+test('a page is served, and served again after a sleep', { skip: needs('autoResume') }, async (t) => {
   const sandbox = await make(t, { lifecycle: wakes })
   await serve(sandbox)
   assert.equal(await (await request(sandbox, 8000)).text(), 'a page')

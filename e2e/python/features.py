@@ -12,6 +12,9 @@ from pathlib import Path
 
 import e2b
 from e2b import AsyncSandbox, Sandbox
+from e2b.sandbox_sync.commands.command import Commands
+from e2b.sandbox_sync.commands.pty import Pty
+from e2b.sandbox_sync.filesystem.filesystem import Filesystem
 
 # Where the methods are that came with time. A test that uses one of the names needs the class to have it.
 METHODS = {
@@ -24,8 +27,20 @@ METHODS = {
     "upload_url": Sandbox,
 }
 
+# What hangs below a sandbox: `sandbox.commands.…`.
+PARTS = {"commands": Commands, "files": Filesystem, "pty": Pty}
+
+# Options of other calls that came with time: a test that gives one to a call of this name needs the call to take it.
+OPTIONS = {
+    ("SandboxQuery", "started_after"): getattr(e2b, "SandboxQuery", None),
+    ("SandboxQuery", "template"): getattr(e2b, "SandboxQuery", None),
+    ("list", "order"): getattr(Sandbox, "list", None),
+    ("watch_dir", "include_entry"): Filesystem.watch_dir,
+    ("watch_dir", "allow_network_mounts"): Filesystem.watch_dir,
+}
+
 # What makes a sandbox in our tests.
-MAKERS = {"make", "amake", "create"}
+MAKERS = {"make", "amake"}
 
 
 def parameters(call):
@@ -61,6 +76,9 @@ def lacking_in(tree):
         if isinstance(node, ast.Attribute):
             if node.attr in METHODS and not hasattr(METHODS[node.attr], node.attr):
                 return f"Sandbox.{node.attr}"
+            part = PARTS.get(getattr(node.value, "attr", None))
+            if part and not hasattr(part, node.attr):
+                return f"{node.value.attr}.{node.attr}"
             if uses_class_method(node) and not hasattr(AsyncSandbox if node.value.id == "AsyncSandbox" else Sandbox, node.attr):
                 return f"{node.value.id}.{node.attr}"
         if isinstance(node, ast.Call):
@@ -69,6 +87,10 @@ def lacking_in(tree):
                 for keyword in node.keywords:
                     if keyword.arg and keyword.arg not in create_options():
                         return f"create({keyword.arg}=…)"
+            for keyword in node.keywords:
+                owner = OPTIONS.get((called, keyword.arg))
+                if owner and keyword.arg not in parameters(owner):
+                    return f"{called}({keyword.arg}=…)"
         if isinstance(node, ast.ImportFrom) and node.module == "e2b":
             for alias in node.names:
                 if not hasattr(e2b, alias.name):

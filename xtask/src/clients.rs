@@ -18,6 +18,7 @@ use crate::run::Step;
 /// What the Python tests and examples import.
 pub(crate) const PYTHON_PACKAGES: &[&str] = &[
     "e2b",
+    "h2",
     "httpx",
     "pytest",
     "pytest-asyncio",
