@@ -318,8 +318,8 @@ const LIMITS: &str = "
 
 * Older versions than the oldest here cannot be told the address of sandboxes (`E2B_SANDBOX_URL`: Python before 2.8, JavaScript before
   2.14 for files) and use `https://<port>-<id>.<domain>` only: they need a server with TLS and a wildcard name, and are not tested.
-* Python 2.8 splits characters of command output that lie across two messages, keeps connections of an event loop that has ended, and
-  does not send the access token of a sandbox that it has connected to by its id: its tests of these fail, against any server.
+* Python 2.8 spoils characters of command output that lie across two messages, and keeps connections of an event loop that has ended: its
+  tests of these fail for reasons of its own.
 * Tests that are written for the newest SDK say little about methods that it no longer has.
 * `@e2b/code-interpreter` and `@e2b/desktop` are not part of the table.
 ";

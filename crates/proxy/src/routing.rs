@@ -1,5 +1,6 @@
 //! Which way a request goes (contract 1.2, 4.5, 9.1).
 
+use dormouse_agent_proto::AGENT_PORT;
 use dormouse_store::SandboxId;
 use http::{HeaderMap, Request, Version, header};
 
@@ -9,6 +10,9 @@ use crate::host::{self, Host, Unroutable};
 const SANDBOX_HEADER: &str = "e2b-sandbox-id";
 /// Names the port when the host does not.
 const PORT_HEADER: &str = "e2b-sandbox-port";
+
+/// Only calls of the API carry it (contract 1.3).
+const API_KEY_HEADER: &str = "x-api-key";
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +45,26 @@ pub(crate) fn way<B>(request: &Request<B>, domains: &[String]) -> Result<Way, Un
         Host::Api => Ok(Way::Api),
         Host::Sandbox { port, id } => Ok(Way::Sandbox(Target { id, port })),
         Host::Shared => by_headers(headers)?.map(Way::Sandbox).ok_or(Unroutable::MissingHeader),
-        Host::Bare | Host::Other => Ok(by_headers(headers)?.map_or(Way::Api, Way::Sandbox)),
+        Host::Bare | Host::Other => Ok(by_headers(headers)?
+            .filter(|target| !is_misaddressed(request, target))
+            .map_or(Way::Api, Way::Sandbox)),
     }
+}
+
+/// Paths of the API, by their first part, that the agent does not have.
+const API_PATHS: &[&str] = &["sandboxes", "snapshots", "teams", "templates", "v2", "v3"];
+
+/// Some SDKs (Python 2.8 among them) name a sandbox in calls of the API about it too. Where API and sandboxes have hosts of their own
+/// nobody notices; on one host the call must not go to the agent.
+fn is_misaddressed<B>(request: &Request<B>, target: &Target) -> bool {
+    let first = request
+        .uri()
+        .path()
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    target.port == AGENT_PORT && request.headers().contains_key(API_KEY_HEADER) && API_PATHS.contains(&first)
 }
 
 /// The host that the client asked for. An absolute target overrules the header, as RFC 9112 3.2.2 wants; HTTP/2 has only the target.
@@ -169,6 +191,20 @@ mod tests {
         check(&["host: localhost", "host: 3000-i2.box.example"], &Err(Unroutable::Host));
         check(&["host: x.box.example"], &Err(Unroutable::Host));
         check(&["host: web-i2.box.example"], &Err(Unroutable::Port));
+    }
+
+    /// Python 2.8 sends them with `POST /sandboxes/{id}/connect`.
+    #[test]
+    fn calls_of_the_api_that_name_a_sandbox_are_the_apis() {
+        let headers = ["host: localhost", ID, PORT, "x-api-key: e2b_1"];
+        assert_eq!(way(&request("/sandboxes/i1abc/connect", &headers), &[]), Ok(Way::Api));
+        assert_eq!(way(&request("/files?path=x", &headers), &[]), sandbox(49983, "i1abc"));
+        assert_eq!(
+            way(&request("/sandboxes/i1abc/connect", &headers[..3]), &[]),
+            sandbox(49983, "i1abc")
+        );
+        let port = ["host: localhost", ID, "e2b-sandbox-port: 80", "x-api-key: e2b_1"];
+        assert_eq!(way(&request("/sandboxes", &port), &[]), sandbox(80, "i1abc"));
     }
 
     #[test]
