@@ -15,7 +15,7 @@ test('a new sandbox runs and says what it is', async (t) => {
   assert.equal(info.state, 'running')
   assert.deepEqual(info.metadata, { purpose: 'test' })
   // SDKs of before this lifecycle say nothing of it.
-  if (!needs('autoResume')) assert.deepEqual(info.lifecycle, { onTimeout: 'kill', autoResume: false })
+  if ('lifecycle' in info) assert.deepEqual(info.lifecycle, { onTimeout: 'kill', autoResume: false })
   assert.equal((await sandbox.commands.run('echo $FOO')).stdout, 'bar\n')
 })
 
