@@ -1,8 +1,8 @@
 //! `/ssh-keys`: the keys with which a team's people reach its sandboxes by SSH. Dormouse's own; E2B has none.
 
+use axum::Json as Answer;
 use axum::extract::State;
 use axum::routing::{delete, get};
-use axum::Json as Answer;
 use dormouse_store::SshKeyRecord;
 use http::StatusCode;
 use jiff::Timestamp;

@@ -14,7 +14,7 @@ use dormouse_store::{BuildId, BuildRecord, OnTimeout, SandboxId, SshKeyRecord, S
 use jiff::Timestamp;
 use russh::client::{self, AuthResult, Handle};
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -27,7 +27,7 @@ pub(crate) struct Trusting;
 impl client::Handler for Trusting {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, _key: &PublicKey) -> Result<bool, Self::Error> {
+    async fn check_server_key(&mut self, _key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         Ok(true)
     }
 }
