@@ -21,13 +21,17 @@ use crate::acpi::Acpi;
 use crate::boot::registers;
 use crate::bus::RangeError;
 use crate::events::{DevicesPaused, EventLoop, SharedHandler};
+use crate::interrupt::IrqFd;
 use crate::kvm::run::Buses;
-use crate::kvm::{Clock, Host, KvmError, Vcpu, VcpuEvent, VcpuState, VcpuThread, Vm, VmState, cpuid};
+use crate::kvm::{Backend, Clock, Host, KvmError, Vcpu, VcpuEvent, VcpuState, VcpuThread, Vm, VmState, cpuid};
 use crate::layout;
 use crate::legacy::generation;
 use crate::legacy::power::{OnOff, RESET_PORT, Reset, Sleep};
 use crate::legacy::serial::{self, Serial, SerialState};
 use crate::memory::{GuestMemory, MemoryError};
+use crate::snapshot::{Mismatch, Tags};
+use crate::virtio::mmio::QUEUE_NOTIFY;
+use crate::virtio::{MmioTransport, RestoreError, Shared, Virtio, VirtioDevice, VirtioMetrics, VirtioState};
 
 /// Most vCPUs of a machine.
 pub const MAX_VCPUS: u8 = 8;
@@ -63,6 +67,27 @@ pub enum MachineError {
     /// Devices overlap.
     #[error(transparent)]
     Bus(#[from] RangeError),
+    /// There are more devices than slots.
+    #[error("a machine has at most {max} virtio devices", max = layout::MAX_VIRTIO)]
+    Slots,
+    /// A device cannot continue its state.
+    #[error("cannot restore the device in slot {slot}")]
+    Device {
+        /// The slot, counted from 0.
+        slot: usize,
+        /// Why not.
+        #[source]
+        source: RestoreError,
+    },
+    /// A device cannot save what it keeps in files.
+    #[error("cannot save the device in slot {slot}")]
+    SaveDevice {
+        /// The slot, counted from 0.
+        slot: usize,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file of the host cannot be made or used.
     #[error("{0}")]
     Host(&'static str, #[source] std::io::Error),
@@ -86,6 +111,10 @@ pub enum StopReason {
         /// What KVM said.
         message: String,
     },
+}
+
+fn lock<T: ?Sized>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the first reason to stop is kept, and who waits for it.
@@ -121,6 +150,7 @@ pub struct Builder {
     host: Host,
     buses: Buses,
     handlers: Vec<SharedHandler>,
+    virtio: Vec<Shared<dyn VirtioDevice>>,
     console: Console,
     serial_line: EventFd,
     generation_line: EventFd,
@@ -143,6 +173,7 @@ pub struct MachineState {
     pub vcpus: Vec<VcpuState>,
     vm: VmState,
     serial: SerialState,
+    virtio: Vec<VirtioState>,
 }
 
 /// What runs first on a thread of the machine (the jail).
@@ -193,12 +224,43 @@ impl Builder {
             vcpus,
             host,
             buses,
-            handlers: Vec::new(),
+            handlers: Vec::new(), virtio: Vec::new(),
             console,
             serial_line,
             generation_line,
             stop,
         })
+    }
+
+    /// Puts a virtio device into the next slot. The slots of a restored machine are those of the saved one.
+    ///
+    /// # Errors
+    /// When there is no slot left, or KVM refuses.
+    pub fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<Shared<D>, MachineError> {
+        let slot = self.virtio.len();
+        if slot == layout::MAX_VIRTIO {
+            return Err(MachineError::Slots);
+        }
+        let host = |error| MachineError::Host("cannot make the files of a device", error);
+        let (address, line) = layout::virtio(slot);
+        let line = Arc::new(IrqFd(self.vm.interrupt(line)?));
+        let device = Virtio::shared(device, self.vm.memory().clone(), line).map_err(host)?;
+        let transport = MmioTransport::new(device.clone()).map_err(host)?;
+        for (queue, event) in (0u32..).zip(transport.notifiers()) {
+            self.vm.notify_on_write(event, address + QUEUE_NOTIFY, queue)?;
+        }
+        self.buses.mmio.insert(address, layout::VIRTIO_STRIDE, Arc::new(Mutex::new(transport)))?;
+        self.handlers.push(device.clone());
+        self.virtio.push(device.clone());
+        Ok(device)
+    }
+
+    /// Checks that this host can continue a state with these tags.
+    ///
+    /// # Errors
+    /// The first [`Mismatch`].
+    pub fn check(&self, tags: &Tags, state: &MachineState) -> Result<(), Mismatch> {
+        tags.check(state, &self.host, self.vcpus.first().map_or(0, Vcpu::tsc_khz))
     }
 
     /// Starts a guest at the 64-bit code at `entry`, which was loaded before. The machine is paused.
@@ -208,7 +270,7 @@ impl Builder {
     pub fn boot(self, entry: u64, prepare: Prepare) -> Result<Machine, MachineError> {
         let memory = self.vm.memory();
         let count = self.vcpus.len() as u8;
-        Acpi { vcpus: count, virtio: 0 }.write(memory)?;
+        Acpi { vcpus: count, virtio: self.virtio.len() }.write(memory)?;
         generation::renew(memory).map_err(|error| MachineError::Host("cannot make a generation id", error))?;
         for vcpu in &self.vcpus {
             let cpuid = cpuid::guest(&self.host.supported_cpuid, vcpu.index, count);
@@ -219,7 +281,7 @@ impl Builder {
                 vcpu.prepare(&cpuid, None)?;
             }
         }
-        self.start(prepare, |line, console| Ok(Serial::new(line, console.to, console.limit)))
+        self.start(&prepare, |line, console| Ok(Serial::new(line, console.to, console.limit)))
     }
 
     /// Continues a guest whose memory was restored before. It gets a new generation id. The machine is paused.
@@ -234,12 +296,18 @@ impl Builder {
                 found: state.vcpus.len(),
             });
         }
+        if self.virtio.len() != state.virtio.len() {
+            return Err(MachineError::Shape { what: "virtio devices", expected: self.virtio.len(), found: state.virtio.len() });
+        }
         for (vcpu, state) in self.vcpus.iter().zip(&state.vcpus) {
             vcpu.restore(state)?;
         }
         self.vm.restore(&state.vm, clock)?;
         generation::renew(self.vm.memory()).map_err(|error| MachineError::Host("cannot make a generation id", error))?;
-        let machine = self.start(prepare, |line, console| {
+        for (slot, (device, state)) in self.virtio.iter().zip(&state.virtio).enumerate() {
+            lock(device).restore(state).map_err(|source| MachineError::Device { slot, source })?;
+        }
+        let machine = self.start(&prepare, |line, console| {
             Serial::restore(&state.serial, line, console.to, console.limit)
                 .map_err(|error| MachineError::Host("cannot restore the serial line", error))
         })?;
@@ -250,7 +318,7 @@ impl Builder {
 
     fn start(
         mut self,
-        prepare: Prepare,
+        prepare: &Prepare,
         serial: impl FnOnce(EventFd, Console) -> Result<Serial, MachineError>,
     ) -> Result<Machine, MachineError> {
         let serial = Arc::new(Mutex::new(serial(self.serial_line, self.console)?));
@@ -278,13 +346,15 @@ impl Builder {
         for vcpu in self.vcpus {
             let prepare = prepare.clone();
             vcpus.push(VcpuThread::start(vcpu, buses.clone(), on_event.clone(), move || {
-                prepare(ThreadKind::Vcpu)
+                prepare(ThreadKind::Vcpu);
             })?);
         }
         Ok(Machine {
+            backend: self.host.backend,
             vcpus,
             devices_paused,
             events,
+            virtio: self.virtio,
             vm: self.vm,
             serial,
             generation_line: self.generation_line,
@@ -296,10 +366,12 @@ impl Builder {
 /// A machine that is put together. Dropping it ends its threads.
 #[derive(Debug)]
 pub struct Machine {
+    backend: Backend,
     // Threads end before what they use: fields are dropped in this order.
     vcpus: Vec<VcpuThread>,
     devices_paused: Option<DevicesPaused>,
     events: EventLoop,
+    virtio: Vec<Shared<dyn VirtioDevice>>,
     vm: Vm,
     serial: Arc<Mutex<Serial>>,
     generation_line: EventFd,
@@ -310,6 +382,11 @@ impl Machine {
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemory {
         self.vm.memory()
+    }
+
+    /// The implementation of KVM that it runs on.
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// Number of vCPUs.
@@ -325,6 +402,9 @@ impl Machine {
     /// Lets a paused machine go on.
     pub fn resume(&mut self) {
         if self.devices_paused.take().is_some() {
+            for device in &self.virtio {
+                lock(device).resume();
+            }
             for vcpu in &self.vcpus {
                 vcpu.resume();
             }
@@ -362,6 +442,11 @@ impl Machine {
             serial,
             vm: self.vm.save()?,
         })
+    }
+
+    /// What the devices did so far, by slot.
+    pub fn metrics(&self) -> Vec<VirtioMetrics> {
+        self.virtio.iter().map(|device| lock(device).metrics()).collect()
     }
 
     /// Readable once the machine stopped by itself.

@@ -61,6 +61,11 @@ pub fn regions(size: u64) -> Vec<(u64, u64)> {
     regions
 }
 
+/// Bytes of a guest's memory, in all regions.
+pub fn size(memory: &GuestMemory) -> u64 {
+    memory.iter().map(|region| region.len()).sum()
+}
+
 /// Reserves `size` bytes of zeroed guest memory. Nothing is allocated before it is touched.
 ///
 /// # Errors

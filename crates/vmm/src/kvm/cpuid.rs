@@ -6,7 +6,7 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 /// A feature of a snapshot that this host does not have.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the CPU lacks features that the snapshot was made with: leaf {leaf:#x}.{subleaf}, register {register}, bits {bits:#x}")]
 pub struct Lacking {
     /// The leaf.

@@ -38,6 +38,7 @@ pub struct Vcpu {
     msrs: Vec<u32>,
     xsave_size: usize,
     has_xcrs: bool,
+    can_scale_tsc: bool,
 }
 
 impl Vcpu {
@@ -53,6 +54,7 @@ impl Vcpu {
             msrs: host.msrs.clone(),
             xsave_size: host.xsave_size,
             has_xcrs: host.has_xcrs,
+            can_scale_tsc: host.can_scale_tsc,
         })
     }
 
@@ -79,6 +81,11 @@ impl Vcpu {
         self.fd.get_sregs().named("KVM_GET_SREGS")
     }
 
+    /// Frequency of the time stamp counter, in kHz; 0 where the host does not tell.
+    pub fn tsc_khz(&self) -> u32 {
+        self.fd.get_tsc_khz().unwrap_or(0)
+    }
+
     /// Saves the vCPU.
     ///
     /// The order matters. MP_STATE comes first, because reading it lets KVM act on pending INIT and SIPI, which
@@ -97,7 +104,7 @@ impl Vcpu {
         let xcrs = self.has_xcrs.then(|| self.fd.get_xcrs().named("KVM_GET_XCRS")).transpose()?;
         let debugregs = self.fd.get_debug_regs().named("KVM_GET_DEBUGREGS")?;
         let lapic = self.fd.get_lapic().named("KVM_GET_LAPIC")?;
-        let tsc_khz = self.fd.get_tsc_khz().unwrap_or(0);
+        let tsc_khz = self.tsc_khz();
         let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).named("KVM_GET_CPUID2")?;
         let msrs = msr::read(&self.fd, &self.msrs)?;
         let events = self.fd.get_vcpu_events().named("KVM_GET_VCPU_EVENTS")?;
@@ -125,6 +132,10 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn restore(&self, state: &VcpuState) -> Result<usize, KvmError> {
+        // Where the counter cannot be scaled, the caller has compared the frequencies.
+        if self.can_scale_tsc && state.tsc_khz != 0 && state.tsc_khz != self.tsc_khz() {
+            self.fd.set_tsc_khz(state.tsc_khz).named("KVM_SET_TSC_KHZ")?;
+        }
         self.fd.set_cpuid2(&state.cpuid).named("KVM_SET_CPUID2")?;
         self.fd.set_mp_state(state.mp_state).named("KVM_SET_MP_STATE")?;
         self.fd.set_regs(&state.regs).named("KVM_SET_REGS")?;
