@@ -11,13 +11,29 @@
 pub mod acpi;
 pub mod boot;
 pub mod bus;
+pub mod config;
+pub mod control;
 pub mod events;
 pub mod initramfs;
 pub mod interrupt;
+pub mod jail;
 pub mod kvm;
 pub mod layout;
 pub mod legacy;
 pub mod machine;
 pub mod memory;
+pub mod process;
 pub mod snapshot;
 pub mod virtio;
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -224,7 +224,8 @@ impl Builder {
             vcpus,
             host,
             buses,
-            handlers: Vec::new(), virtio: Vec::new(),
+            handlers: Vec::new(),
+            virtio: Vec::new(),
             console,
             serial_line,
             generation_line,
@@ -249,7 +250,9 @@ impl Builder {
         for (queue, event) in (0u32..).zip(transport.notifiers()) {
             self.vm.notify_on_write(event, address + QUEUE_NOTIFY, queue)?;
         }
-        self.buses.mmio.insert(address, layout::VIRTIO_STRIDE, Arc::new(Mutex::new(transport)))?;
+        self.buses
+            .mmio
+            .insert(address, layout::VIRTIO_STRIDE, Arc::new(Mutex::new(transport)))?;
         self.handlers.push(device.clone());
         self.virtio.push(device.clone());
         Ok(device)
@@ -267,12 +270,16 @@ impl Builder {
     ///
     /// # Errors
     /// When KVM refuses or memory is too small.
-    pub fn boot(self, entry: u64, prepare: Prepare) -> Result<Machine, MachineError> {
+    pub fn boot(mut self, entry: u64, prepare: &Prepare) -> Result<Machine, MachineError> {
         let memory = self.vm.memory();
         let count = self.vcpus.len() as u8;
-        Acpi { vcpus: count, virtio: self.virtio.len() }.write(memory)?;
+        Acpi {
+            vcpus: count,
+            virtio: self.virtio.len(),
+        }
+        .write(memory)?;
         generation::renew(memory).map_err(|error| MachineError::Host("cannot make a generation id", error))?;
-        for vcpu in &self.vcpus {
+        for vcpu in &mut self.vcpus {
             let cpuid = cpuid::guest(&self.host.supported_cpuid, vcpu.index, count);
             if vcpu.index == 0 {
                 let (regs, sregs) = registers::long_mode(memory, entry, vcpu.special_registers()?)?;
@@ -281,14 +288,14 @@ impl Builder {
                 vcpu.prepare(&cpuid, None)?;
             }
         }
-        self.start(&prepare, |line, console| Ok(Serial::new(line, console.to, console.limit)))
+        self.start(prepare, |line, console| Ok(Serial::new(line, console.to, console.limit)))
     }
 
     /// Continues a guest whose memory was restored before. It gets a new generation id. The machine is paused.
     ///
     /// # Errors
     /// When KVM refuses or `state` is of a machine with other devices.
-    pub fn restore(self, state: &MachineState, clock: Clock, prepare: Prepare) -> Result<Machine, MachineError> {
+    pub fn restore(mut self, state: &MachineState, clock: Clock, prepare: &Prepare) -> Result<Machine, MachineError> {
         if self.vcpus.len() != state.vcpus.len() {
             return Err(MachineError::Shape {
                 what: "vCPUs",
@@ -297,17 +304,23 @@ impl Builder {
             });
         }
         if self.virtio.len() != state.virtio.len() {
-            return Err(MachineError::Shape { what: "virtio devices", expected: self.virtio.len(), found: state.virtio.len() });
+            return Err(MachineError::Shape {
+                what: "virtio devices",
+                expected: self.virtio.len(),
+                found: state.virtio.len(),
+            });
         }
-        for (vcpu, state) in self.vcpus.iter().zip(&state.vcpus) {
+        for (vcpu, state) in self.vcpus.iter_mut().zip(&state.vcpus) {
             vcpu.restore(state)?;
         }
         self.vm.restore(&state.vm, clock)?;
         generation::renew(self.vm.memory()).map_err(|error| MachineError::Host("cannot make a generation id", error))?;
         for (slot, (device, state)) in self.virtio.iter().zip(&state.virtio).enumerate() {
-            lock(device).restore(state).map_err(|source| MachineError::Device { slot, source })?;
+            lock(device)
+                .restore(state)
+                .map_err(|source| MachineError::Device { slot, source })?;
         }
-        let machine = self.start(&prepare, |line, console| {
+        let machine = self.start(prepare, |line, console| {
             Serial::restore(&state.serial, line, console.to, console.limit)
                 .map_err(|error| MachineError::Host("cannot restore the serial line", error))
         })?;
@@ -435,11 +448,21 @@ impl Machine {
         if !self.is_paused() {
             return Err(MachineError::NotPaused);
         }
+        // Devices first: they finish what is under way, which changes guest memory and raises interrupts.
+        let mut virtio = Vec::with_capacity(self.virtio.len());
+        for (slot, device) in self.virtio.iter().enumerate() {
+            virtio.push(
+                lock(device)
+                    .save()
+                    .map_err(|source| MachineError::SaveDevice { slot, source })?,
+            );
+        }
         let vcpus = self.vcpus.iter().map(VcpuThread::save).collect::<Result<_, _>>()?;
-        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner).save();
+        let serial = lock(&self.serial).save();
         Ok(MachineState {
             vcpus,
             serial,
+            virtio,
             vm: self.vm.save()?,
         })
     }

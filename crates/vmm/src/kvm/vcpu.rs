@@ -1,9 +1,6 @@
 //! One virtual CPU: its state, and the order in which the state is saved and restored.
 
-use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs,
-};
+use kvm_bindings::{CpuId, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +32,8 @@ pub struct Vcpu {
     pub(super) fd: VcpuFd,
     /// Its number, counted from 0; also its APIC id.
     pub index: u8,
+    // As it was set: some backends answer KVM_GET_CPUID2 with more than that.
+    cpuid: CpuId,
     msrs: Vec<u32>,
     xsave_size: usize,
     has_xcrs: bool,
@@ -51,6 +50,7 @@ impl Vcpu {
         Ok(Self {
             fd,
             index,
+            cpuid: host.supported_cpuid.clone(),
             msrs: host.msrs.clone(),
             xsave_size: host.xsave_size,
             has_xcrs: host.has_xcrs,
@@ -63,8 +63,9 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn prepare(&self, cpuid: &CpuId, registers: Option<(&kvm_regs, &kvm_sregs)>) -> Result<(), KvmError> {
+    pub fn prepare(&mut self, cpuid: &CpuId, registers: Option<(&kvm_regs, &kvm_sregs)>) -> Result<(), KvmError> {
         self.fd.set_cpuid2(cpuid).named("KVM_SET_CPUID2")?;
+        self.cpuid = cpuid.clone();
         msr::write(&self.fd, &msr::boot())?;
         if let Some((regs, sregs)) = registers {
             self.fd.set_sregs(sregs).named("KVM_SET_SREGS")?;
@@ -105,7 +106,7 @@ impl Vcpu {
         let debugregs = self.fd.get_debug_regs().named("KVM_GET_DEBUGREGS")?;
         let lapic = self.fd.get_lapic().named("KVM_GET_LAPIC")?;
         let tsc_khz = self.tsc_khz();
-        let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).named("KVM_GET_CPUID2")?;
+        let cpuid = self.cpuid.clone();
         let msrs = msr::read(&self.fd, &self.msrs)?;
         let events = self.fd.get_vcpu_events().named("KVM_GET_VCPU_EVENTS")?;
         Ok(VcpuState {
@@ -131,12 +132,13 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn restore(&self, state: &VcpuState) -> Result<usize, KvmError> {
+    pub fn restore(&mut self, state: &VcpuState) -> Result<usize, KvmError> {
         // Where the counter cannot be scaled, the caller has compared the frequencies.
         if self.can_scale_tsc && state.tsc_khz != 0 && state.tsc_khz != self.tsc_khz() {
             self.fd.set_tsc_khz(state.tsc_khz).named("KVM_SET_TSC_KHZ")?;
         }
         self.fd.set_cpuid2(&state.cpuid).named("KVM_SET_CPUID2")?;
+        self.cpuid = state.cpuid.clone();
         self.fd.set_mp_state(state.mp_state).named("KVM_SET_MP_STATE")?;
         self.fd.set_regs(&state.regs).named("KVM_SET_REGS")?;
         self.fd.set_sregs(&state.sregs).named("KVM_SET_SREGS")?;

@@ -230,8 +230,8 @@ mod tests {
                 zero: false
             }]
         );
+        // Not read before it is written: a page that was only read counts as a zero page of the machine's own.
         let child = stack(&[base]);
-        assert_eq!(first_bytes(&child), first_bytes(&parent));
         fill(&child, 50..51, 2);
         memory::discard(&child, GuestAddress(60 * PAGE_SIZE), 2 * PAGE_SIZE).unwrap();
         fill(&child, 300..340, 3);

@@ -83,7 +83,7 @@ pub(crate) fn boot_with(host: Host, code: &[u8], output: &Output, memory: GuestM
     memory.write_slice(code, GuestAddress(CODE)).unwrap();
     Builder::new(host, &memory, vcpus, console(output))
         .unwrap()
-        .boot(CODE, unjailed())
+        .boot(CODE, &unjailed())
         .unwrap()
 }
 

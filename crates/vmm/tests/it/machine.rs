@@ -87,7 +87,7 @@ fn a_restored_guest_continues_where_it_was_saved_and_its_parent_too() {
     let child_output = Output::default();
     let mut child = Builder::new(Host::open().unwrap(), &memory, 1, guest::console(&child_output))
         .unwrap()
-        .restore(&state, Clock::Realtime, guest::unjailed())
+        .restore(&state, Clock::Realtime, &guest::unjailed())
         .unwrap();
     child.resume();
     parent.resume();
@@ -104,7 +104,7 @@ fn a_state_of_another_number_of_vcpus_is_refused() {
     let memory = memory::allocate(guest::MEMORY).unwrap();
     let builder = Builder::new(Host::open().unwrap(), &memory, 2, guest::console(&Output::default())).unwrap();
     assert!(matches!(
-        builder.restore(&state, Clock::Frozen, guest::unjailed()),
+        builder.restore(&state, Clock::Frozen, &guest::unjailed()),
         Err(MachineError::Shape {
             what: "vCPUs",
             expected: 2,

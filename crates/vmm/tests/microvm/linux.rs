@@ -52,7 +52,7 @@ impl Files {
         .unwrap();
         let log = Log::default();
         let builder = Builder::new(Host::open().unwrap(), &memory, vcpus, log.console()).unwrap();
-        let mut machine = builder.boot(entry, unjailed()).unwrap();
+        let mut machine = builder.boot(entry, &unjailed()).unwrap();
         machine.resume();
         (machine, log)
     }

@@ -80,7 +80,7 @@ fn a_restored_linux_goes_on_with_the_right_time(files: &Files) {
     std::thread::sleep(std::time::Duration::from_secs(5));
     let child_log = Log::default();
     let builder = Builder::new(Host::open().unwrap(), &memory, 2, child_log.console()).unwrap();
-    let mut child = builder.restore(&state, Clock::Realtime, unjailed()).unwrap();
+    let mut child = builder.restore(&state, Clock::Realtime, &unjailed()).unwrap();
     child.resume();
     child_log.wait("tick=");
     let line = child_log.wait_after(child_log.length(), "tick=");
