@@ -99,7 +99,7 @@ pub enum ErrorCode {
 
 /// What an answer carries.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase", untagged)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", untagged)]
 pub enum Reply {
     /// Nothing more.
     Done {},

@@ -102,7 +102,7 @@ impl Server {
             let (id, answer) = match serde_json::from_str::<Request>(&line) {
                 Ok(request) => {
                     *quit |= request.operation == Operation::Quit;
-                    (request.id, self.act(request.operation, connection))
+                    (request.id, self.act(&request.operation, connection))
                 }
                 Err(error) => (
                     0,
@@ -118,8 +118,8 @@ impl Server {
         Ok(true)
     }
 
-    fn act(&mut self, operation: Operation, connection: &mut Connection) -> Answer {
-        match operation {
+    fn act(&mut self, operation: &Operation, connection: &mut Connection) -> Answer {
+        match *operation {
             Operation::Status => return Ok(Reply::Status(self.status())),
             Operation::Pause => self.machine.pause().map_err(failed)?,
             Operation::Resume => self.machine.resume(),

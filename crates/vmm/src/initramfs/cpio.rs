@@ -101,7 +101,7 @@ mod tests {
         let starts: Vec<usize> = text.match_indices("070701").map(|(at, _)| at).collect();
         assert_eq!(starts.len(), 4);
         assert!(starts.iter().all(|at| at % 4 == 0));
-        assert!(text.contains("init\0\0hello\0\0\0070701"));
+        assert!(text.contains("init\0\0hello\x00\x00\x00070701"));
         assert!(text.trim_end_matches('\0').ends_with(END));
     }
 

@@ -96,11 +96,16 @@ pub enum Kind {
 #[serde(rename_all = "camelCase")]
 pub struct Saved {
     /// Name of the new layer.
+    #[serde(serialize_with = "as_text")]
     pub layer: LayerId,
     /// Pages of 4 KiB written to the memory file.
     pub pages: u64,
     /// Pages of 4 KiB that became zero.
     pub zero_pages: u64,
+}
+
+fn as_text<S: serde::Serializer>(id: &LayerId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
 }
 
 /// Writes a layer of the paused `machine` into two empty files.

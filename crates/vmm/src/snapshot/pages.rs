@@ -69,7 +69,7 @@ impl PageMap {
 
 /// All pages.
 pub fn everything(memory: &GuestMemory) -> Changes {
-    vec![0..crate::memory::size(memory) / PAGE_SIZE]
+    std::iter::once(0..crate::memory::size(memory) / PAGE_SIZE).collect()
 }
 
 /// Adds a page that is not below those of `changes`.

@@ -3,4 +3,5 @@
 
 mod guest;
 mod machine;
+mod process;
 mod snapshot;
