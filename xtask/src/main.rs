@@ -6,6 +6,7 @@
 //! - [`fuzz`] feeds random input to the parsers.
 //! - [`compat`] runs the client tests against older versions of the official clients.
 //! - [`test`] and [`demo`] put these together.
+//! - [`microvm`] runs the machine monitor's tests inside QEMU.
 //! - [`run`] runs every child process: with a time limit, and never in silence.
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod demo;
 mod examples;
 mod fuzz;
 mod host;
+mod microvm;
 mod paths;
 mod run;
 mod second_try;
@@ -52,6 +54,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Runs the client tests against several versions of the official SDKs and writes docs/compatibility.md (root)
     Compat(compat::Options),
+    /// Runs the tests of the machine monitor that need Linux as guest, inside QEMU
+    TestMicrovm(microvm::Options),
     /// Checks the formatting and runs clippy
     Lint,
 }
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Compat(options) => compat::compat(&options),
+        Task::TestMicrovm(options) => microvm::test(&options),
         Task::Lint => test::lint(),
     };
     finish(done)

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// The parent of one sandbox's processes; started by the server
     #[command(hide = true)]
     Shim(ShimArgs),
+    /// The monitor of one virtual machine; started by the server
+    #[command(hide = true)]
+    Vmm(VmmArgs),
 }
 
 #[derive(Debug, Args)]
@@ -189,4 +192,10 @@ pub(crate) struct BenchArgs {
 pub(crate) struct ShimArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmmArgs {
+    /// The machine's configuration
+    pub(crate) configuration: String,
 }

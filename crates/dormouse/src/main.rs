@@ -28,6 +28,8 @@ fn main() -> ExitCode {
     let cli = match Cli::parse().command {
         // Before any thread is started: the shim must be small, and changes namespaces.
         Command::Shim(arguments) => return dormouse_engine_gvisor::shim_main(&arguments.arguments),
+        // Likewise: it jails itself.
+        Command::Vmm(arguments) => return dormouse_vmm::process::vmm_main(&[arguments.configuration]),
         command => command,
     };
     match run(cli) {
@@ -50,7 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Bench(arguments) => bench::bench(arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
             Command::SshKey(arguments) => ssh_key::ssh_key(arguments).await,
-            Command::Shim(_) => Ok(ExitCode::FAILURE),
+            Command::Shim(_) | Command::Vmm(_) => Ok(ExitCode::FAILURE),
         }
     });
     // Blocking work that hangs must not keep a stopped server alive.
