@@ -17,6 +17,8 @@ use crate::memory::GuestMemory;
 pub struct VmState {
     pit: kvm_pit_state2,
     clock: kvm_clock_data,
+    /// The host's wall clock at the save, in nanoseconds since 1970.
+    saved_at: u64,
     pic: [kvm_irqchip; 2],
     ioapic: kvm_irqchip,
 }
@@ -118,6 +120,7 @@ impl Vm {
     pub fn save(&self) -> Result<VmState, KvmError> {
         let pit = self.fd.get_pit2().named("KVM_GET_PIT2")?;
         let clock = self.fd.get_clock().named("KVM_GET_CLOCK")?;
+        let saved_at = wall_clock();
         let chip = |chip_id| {
             let mut chip = kvm_irqchip {
                 chip_id,
@@ -129,6 +132,7 @@ impl Vm {
         Ok(VmState {
             pit,
             clock,
+            saved_at,
             pic,
             ioapic: chip(KVM_IRQCHIP_IOAPIC)?,
         })
@@ -142,17 +146,26 @@ impl Vm {
     pub fn restore(&self, state: &VmState, clock: Clock) -> Result<(), KvmError> {
         self.fd.set_pit2(&state.pit).named("KVM_SET_PIT2")?;
         let mut data = state.clock;
-        // The other flags tell about the reading; KVM refuses them when writing.
-        data.flags = match clock {
-            Clock::Realtime => data.flags & KVM_CLOCK_REALTIME,
-            Clock::Frozen => 0,
-        };
+        // KVM moves the clock on by itself where it knew the wall clock at the save: only on hosts whose own clock is the
+        // time stamp counter. The other flags tell about the reading; KVM refuses them when writing.
+        data.flags &= KVM_CLOCK_REALTIME;
+        match clock {
+            Clock::Realtime if data.flags == 0 => data.clock += wall_clock().saturating_sub(state.saved_at),
+            Clock::Realtime => {}
+            Clock::Frozen => data.flags = 0,
+        }
         self.fd.set_clock(&data).named("KVM_SET_CLOCK")?;
         for chip in state.pic.iter().chain([&state.ioapic]) {
             self.fd.set_irqchip(chip).named("KVM_SET_IRQCHIP")?;
         }
         Ok(())
     }
+}
+
+/// Nanoseconds since 1970.
+fn wall_clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// `KVM_CREATE_VM` is interrupted when a signal arrives while the kernel waits for others; a few tries are enough.

@@ -13,7 +13,7 @@ use dormouse_vmm::machine::{Builder, Console, Machine, Prepare};
 use dormouse_vmm::memory;
 
 /// How long a guest may take for anything. Emulated machines inside emulated machines are slow.
-pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// Memory of a guest.
 pub(crate) const MEMORY: u64 = 256 << 20;
 
@@ -46,7 +46,7 @@ impl Files {
         let entry = Linux {
             kernel: &mut File::open(&self.kernel).unwrap(),
             initramfs: &mut File::open(&self.initramfs).unwrap(),
-            command_line: &format!("console=ttyS0 panic=-1 clocksource=kvm-clock random.trust_cpu=on {options}"),
+            command_line: &format!("console=ttyS0 panic=-1 reboot=k clocksource=kvm-clock random.trust_cpu=on {options}"),
         }
         .load(&memory)
         .unwrap();
@@ -93,6 +93,11 @@ impl Log {
 
     pub(crate) fn wait(&self, part: &str) -> String {
         self.wait_after(0, part)
+    }
+
+    /// All so far.
+    pub(crate) fn text(&self) -> String {
+        self.0.0.lock().unwrap().clone()
     }
 
     /// Bytes so far.

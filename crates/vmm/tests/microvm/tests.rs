@@ -25,7 +25,7 @@ pub(crate) const ALL: &[Test] = &[
     ),
 ];
 
-fn stopped(machine: &Machine) -> StopReason {
+fn stopped(machine: &Machine, log: &Log) -> StopReason {
     let mut poll = [libc::pollfd {
         fd: machine.stopped().as_raw_fd(),
         events: libc::POLLIN,
@@ -33,19 +33,19 @@ fn stopped(machine: &Machine) -> StopReason {
     }];
     // SAFETY: the array has one entry.
     let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, i32::try_from(LIMIT.as_millis()).unwrap()) };
-    assert_eq!(ready, 1, "the guest did not stop");
+    assert_eq!(ready, 1, "the guest did not stop:\n{}", log.text());
     machine.stop_reason().unwrap()
 }
 
 fn linux_boots_and_switches_itself_off(files: &Files) {
     let (machine, log) = files.boot(1, "quiet test.off");
     log.wait("guest: off");
-    assert_eq!(stopped(&machine), StopReason::Shutdown);
+    assert_eq!(stopped(&machine, &log), StopReason::Shutdown);
 }
 
 fn a_restart_ends_the_machine(files: &Files) {
-    let (machine, _log) = files.boot(1, "quiet test.restart");
-    assert_eq!(stopped(&machine), StopReason::Shutdown);
+    let (machine, log) = files.boot(1, "test.restart");
+    assert_eq!(stopped(&machine, &log), StopReason::Shutdown);
 }
 
 fn linux_sees_its_vcpus_and_uses_the_clock_of_kvm(files: &Files) {
