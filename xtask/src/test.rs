@@ -12,7 +12,7 @@ use crate::run::{Outcome, Step};
 use crate::second_try::{Tests, Tried};
 use crate::server::{self, Profile, Server};
 use crate::tests_count::{self, Count};
-use crate::{examples, fuzz, host, paths};
+use crate::{examples, fuzz, host, names, paths};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -135,7 +135,9 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
     let data = server::data_directory("e2e");
     server::setup(&program, &data)?;
 
-    let server = Server::start(&program, &data, &[])?;
+    let names = names::settings();
+    let names: Vec<(&str, &str)> = names.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::start(&program, &data, &names)?;
     pytest(
         report,
         "e2e Python",
@@ -152,6 +154,9 @@ fn end_to_end(report: &mut Report, clients: &Clients, options: &Options) -> Resu
             .limit(Duration::from_secs(600))
             .outcome()?;
         report.tests("e2e JavaScript", &js, tests_count::of_node(&js.output));
+        for (name, outcome, count) in names::run(&program, &data, clients)? {
+            report.tests(name, &outcome, count);
+        }
         let count = examples::run_all(clients, &server)?;
         report.count += count;
         if count.failed > 0 {

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Print the variables that point E2B's SDKs and CLI here
     Env(EnvArgs),
+    /// Print the certificate authority of this installation, and how to trust it
+    Ca(CaArgs),
     /// Work with sandboxes on a running server
     Sandbox(SandboxArgs),
     /// Register the SSH keys that open this team's sandboxes
@@ -101,9 +103,18 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CaArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct EnvArgs {
     #[command(flatten)]
     pub(crate) settings: Settings,
+    /// Point clients at HTTPS and the base domain, as they would be at E2B
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -46,11 +46,15 @@ impl Server {
 
     /// Where it serves: what the running server has written down, or what is configured.
     pub(crate) fn url(config: &Config, data: &DataDir) -> String {
-        let written = std::fs::read(data.server())
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let written = written.and_then(|server| server.get("url")?.as_str().map(str::to_owned));
-        written.unwrap_or_else(|| format!("http://{}", reachable(config.listen)))
+        written(data, "url").unwrap_or_else(|| format!("http://{}", reachable(config.listen)))
+    }
+
+    /// The port of HTTPS, as for [`url`](Self::url); `None` when it is not served.
+    pub(crate) fn https_port(config: &Config, data: &DataDir) -> Option<u16> {
+        let running = written(data, "tls").and_then(|address| address.parse::<SocketAddr>().ok());
+        running
+            .or(config.tls.as_ref().map(|tls| tls.listen))
+            .map(|address| address.port())
     }
 
     /// One request to the API. Refusals are errors with the server's words.
@@ -108,6 +112,13 @@ impl Server {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// What the running server has written down.
+fn written(data: &DataDir, what: &str) -> Option<String> {
+    let text = std::fs::read(data.server()).ok()?;
+    let server: Value = serde_json::from_slice(&text).ok()?;
+    server.get(what)?.as_str().map(str::to_owned)
 }
 
 /// An address that a client on this host can use: a wildcard address stands for loopback.

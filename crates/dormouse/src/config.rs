@@ -1,13 +1,16 @@
 //! Configuration: flags over `DORMOUSE_*` variables over `dormouse.toml` over the defaults.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use dormouse_engine::Resources;
+use dormouse_tls::Domain;
 use serde::Deserialize;
+
+use crate::config_tls::{DnsConfig, ListenOn, ProofKind, TlsConfig, one_or_many, parsed};
 
 /// What can be set, on the command line and in the file alike. Everything is optional here; [`Config`] has the defaults.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -27,9 +30,52 @@ pub(crate) struct Settings {
     /// Address to serve SSH on, such as 0.0.0.0:2222 [default: SSH is off]
     #[arg(long, env = "DORMOUSE_SSH_LISTEN", value_name = "ADDRESS")]
     pub(crate) ssh_listen: Option<SocketAddr>,
-    /// Base domain of sandbox host names, `<port>-<id>.<domain>` [default: localhost]
-    #[arg(long, env = "DORMOUSE_DOMAIN")]
-    pub(crate) domain: Option<String>,
+    /// Base domains of host names, `api.<domain>` and `<port>-<id>.<domain>`, separated by commas [default: localhost]
+    #[arg(long, env = "DORMOUSE_DOMAIN", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) domain: Option<Vec<Domain>>,
+    /// Domain that clients are told, with the port if it is not 443; `none` leaves it to them [default: the base domain, if it is one]
+    #[arg(long, env = "DORMOUSE_PUBLIC_DOMAIN", value_name = "DOMAIN[:PORT]|none")]
+    pub(crate) public_domain: Option<String>,
+    /// Address to serve HTTPS on, such as `:8443`; `off` for none [default: port 8443 beside `listen` if a domain is given]
+    #[arg(long, env = "DORMOUSE_TLS_LISTEN", value_name = "ADDRESS|off")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) tls_listen: Option<ListenOn>,
+    /// Certificates of your own, PEM with the chain; other names get those of the local authority
+    #[arg(long, env = "DORMOUSE_TLS_CERT", value_name = "FILE", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) tls_cert: Option<Vec<PathBuf>>,
+    /// Their keys, in the same order
+    #[arg(long, env = "DORMOUSE_TLS_KEY", value_name = "FILE", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) tls_key: Option<Vec<PathBuf>>,
+    /// Address, such as `:80`, where plain HTTP is led to HTTPS and ACME's http-01 is answered
+    #[arg(long, env = "DORMOUSE_REDIRECT_LISTEN", value_name = "ADDRESS|off")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) redirect_listen: Option<ListenOn>,
+    /// Get certificates over ACME: `letsencrypt`, `letsencrypt-staging`, or a directory's URL. This agrees to the authority's terms
+    #[arg(long, env = "DORMOUSE_ACME", value_name = "AUTHORITY")]
+    pub(crate) acme: Option<String>,
+    /// Where the ACME authority may write to
+    #[arg(long, env = "DORMOUSE_ACME_EMAIL", value_name = "ADDRESS")]
+    pub(crate) acme_email: Option<String>,
+    /// Authority of the ACME server's own certificate, if the system does not trust it
+    #[arg(long, env = "DORMOUSE_ACME_ROOT", value_name = "FILE")]
+    pub(crate) acme_root: Option<PathBuf>,
+    /// How names are proved to the ACME server [default: dns-01 with a hook or `dns-listen`, else tls-alpn-01]
+    #[arg(long, env = "DORMOUSE_ACME_PROOF")]
+    pub(crate) acme_proof: Option<ProofKind>,
+    /// Program that publishes TXT records for dns-01, called as lego's exec provider calls it
+    #[arg(long, env = "DORMOUSE_ACME_DNS_HOOK", value_name = "PROGRAM")]
+    pub(crate) acme_dns_hook: Option<PathBuf>,
+    /// Address, such as `:53`, of a DNS responder for the base domains
+    #[arg(long, env = "DORMOUSE_DNS_LISTEN", value_name = "ADDRESS|off")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) dns_listen: Option<ListenOn>,
+    /// Addresses that names lead to [default: this host's, as the asking client reaches it]
+    #[arg(long, env = "DORMOUSE_DNS_ADDRESS", value_name = "IP", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) dns_address: Option<Vec<IpAddr>>,
     /// Most sandboxes running at once [default: 1000]
     #[arg(long, env = "DORMOUSE_MAX_RUNNING", value_name = "N")]
     pub(crate) max_running: Option<usize>,
@@ -66,8 +112,12 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// `None`: no SSH.
     pub(crate) ssh_listen: Option<SocketAddr>,
-    /// As configured; `None` leaves host names to the clients' own setting.
-    pub(crate) domain: Option<String>,
+    /// The base domains; at least one.
+    pub(crate) domains: Vec<Domain>,
+    /// What clients are told, without the port of HTTPS; `None` leaves host names to their own setting.
+    pub(crate) told_domain: Option<crate::config_tls::ToldDomain>,
+    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) dns: Option<DnsConfig>,
     pub(crate) max_running: usize,
     pub(crate) max_run: Duration,
     pub(crate) pool_size: usize,
@@ -81,9 +131,6 @@ pub(crate) struct Config {
 /// Where everything is kept unless another place is named.
 pub(crate) const DATA_DIR: &str = "/var/lib/dormouse";
 const FILE: &str = "dormouse.toml";
-/// The base domain where none is configured: names below it lead to loopback everywhere (RFC 6761).
-const DOMAIN: &str = "localhost";
-
 impl Config {
     /// Merges the command line (with the environment, which clap reads) with the file.
     pub(crate) fn load(settings: Settings) -> anyhow::Result<Self> {
@@ -94,14 +141,17 @@ impl Config {
             None => read(&data_dir.join(FILE))?.unwrap_or_default(),
         };
         let base = Resources::default();
+        let listen = settings.listen.or(file.listen);
+        let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000)));
+        let names = crate::config_tls::Names::of(&settings, &file, listen)?;
         Ok(Self {
             data_dir,
-            listen: settings
-                .listen
-                .or(file.listen)
-                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 3000))),
             ssh_listen: settings.ssh_listen.or(file.ssh_listen),
-            domain: settings.domain.or(file.domain),
+            listen,
+            domains: names.domains,
+            told_domain: names.told,
+            tls: names.tls,
+            dns: names.dns,
             max_running: settings.max_running.or(file.max_running).unwrap_or(1000),
             max_run: hours(settings.max_run_hours.or(file.max_run_hours).unwrap_or(24)),
             pool_size: settings.pool_size.or(file.pool_size).unwrap_or(2),
@@ -118,13 +168,6 @@ impl Config {
             extra_ca: settings.extra_ca.or(file.extra_ca).unwrap_or_default(),
             runsc: settings.runsc.or(file.runsc),
         })
-    }
-}
-
-impl Config {
-    /// The base domain of sandbox host names.
-    pub(crate) fn base_domain(&self) -> &str {
-        self.domain.as_deref().unwrap_or(DOMAIN)
     }
 }
 

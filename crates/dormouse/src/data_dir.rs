@@ -45,6 +45,11 @@ impl DataDir {
         self.root.join("sandboxes")
     }
 
+    /// The local authority and certificates.
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
     pub(crate) fn run(&self) -> PathBuf {
         self.root.join("run")
     }

@@ -1,14 +1,19 @@
 //! `dormouse env`: the variables that point E2B's SDKs and CLI here (contract 0).
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use dormouse_tls::{Bundles, LocalCa};
 use serde_json::json;
 
 use crate::cli::EnvArgs;
 use crate::client::Server;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+
+/// Variables that lead each part of a client to one address.
+const URLS: [&str; 3] = ["E2B_API_URL", "E2B_SANDBOX_URL", "E2B_VOLUME_API_URL"];
 
 pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(arguments.settings.clone())?;
@@ -19,14 +24,14 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
             config.data_dir.display()
         )
     })?;
-    let url = Server::url(&config, &data);
-    let variables = [
-        ("E2B_API_KEY", key),
-        ("E2B_API_URL", url.clone()),
-        ("E2B_SANDBOX_URL", url.clone()),
-        ("E2B_VOLUME_API_URL", url),
-        ("E2B_DOMAIN", config.base_domain().to_owned()),
-    ];
+    let mut variables = vec![("E2B_API_KEY", key)];
+    if arguments.tls {
+        variables.extend(https(&config, &data)?);
+    } else {
+        let url = Server::url(&config, &data);
+        variables.extend(URLS.map(|name| (name, url.clone())));
+        variables.push(("E2B_DOMAIN", config.domains[0].to_string()));
+    }
     if arguments.json {
         let object: serde_json::Map<_, _> = variables
             .into_iter()
@@ -34,11 +39,31 @@ pub(crate) fn env(arguments: &EnvArgs) -> anyhow::Result<ExitCode> {
             .collect();
         println!("{}", serde_json::to_string_pretty(&object)?);
     } else {
+        if arguments.tls {
+            // They would win over the domain.
+            println!("unset {}", URLS.join(" "));
+        }
         for (name, value) in variables {
             println!("export {name}={}", quoted(&value));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For HTTPS, where the domain says everything (contract 1.2). Trust that the caller's own variables gave is kept.
+fn https(config: &Config, data: &DataDir) -> anyhow::Result<Vec<(&'static str, String)>> {
+    const ADDING: &str = "NODE_EXTRA_CA_CERTS";
+    const REPLACING: &str = "SSL_CERT_FILE";
+    let port = Server::https_port(config, data)
+        .context("HTTPS is not served: start the server with --domain or --tls-listen, such as `--tls-listen :8443`")?;
+    let ca = LocalCa::open(&data.tls())?;
+    let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let bundles = Bundles::write(&ca, named(REPLACING).as_deref(), named(ADDING).as_deref())?;
+    Ok(vec![
+        ("E2B_DOMAIN", config.client_domain(port)),
+        (ADDING, bundles.adding.display().to_string()),
+        (REPLACING, bundles.replacing.display().to_string()),
+    ])
 }
 
 /// The value as a shell word.

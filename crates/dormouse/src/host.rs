@@ -64,15 +64,15 @@ impl Host {
         })
     }
 
-    /// What answers on the listener: the API, and the proxy in front of it.
-    pub(crate) fn front(&self, config: &Config) -> Front {
+    /// What answers on the listeners: the API, and the proxy in front of it. `https_port` is told to clients.
+    pub(crate) fn front(&self, config: &Config, https_port: Option<u16>) -> Front {
         let api = ApiConfig {
-            domain: config.domain.clone(),
+            domain: config.told_domain(https_port),
             ..ApiConfig::default()
         };
         let api = dormouse_api::router(ApiState::new(Arc::clone(&self.control), self.store.clone(), api));
         let front = FrontConfig {
-            domains: vec![config.base_domain().to_owned()],
+            domains: config.domains.iter().map(ToString::to_string).collect(),
             ..FrontConfig::default()
         };
         Front::new(self.control.clone(), api, front)

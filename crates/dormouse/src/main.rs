@@ -4,13 +4,16 @@
 mod agent;
 mod base;
 mod bench;
+mod ca;
 mod cli;
 mod client;
 mod config;
+mod config_tls;
 mod data_dir;
 mod doctor;
 mod env;
 mod host;
+mod https;
 mod output;
 mod sandbox;
 mod serve;
@@ -49,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Setup(arguments) => setup::setup(arguments).await,
             Command::Doctor(arguments) => doctor::doctor(arguments).await,
             Command::Env(arguments) => env::env(&arguments),
+            Command::Ca(arguments) => ca::ca(arguments),
             Command::Bench(arguments) => bench::bench(arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
             Command::SshKey(arguments) => ssh_key::ssh_key(arguments).await,

@@ -17,6 +17,7 @@ use crate::client::reachable;
 use crate::config::Config;
 use crate::data_dir::{DataDir, write_private};
 use crate::host::Host;
+use crate::https::Names;
 use crate::{base, output, ssh};
 
 pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -33,18 +34,20 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("Cannot listen on {}", config.listen))?;
     let url = format!("http://{}", reachable(listener.local_addr()?));
     let ssh = ssh::SshListener::open(&config, &data).await?;
+    let names = Names::open(&config, &data).await?;
 
     let tree = base::ensure_tree(&config, &data).await?;
     let host = Host::open(&config, &data).await?;
     let build = base::ensure_build(&config, &host, &tree).await?;
     host.control.stock(&build);
 
-    let front = host.front(&config);
+    let front = host.front(&config, names.https_port());
     tokio::spawn(prune_events(host.store.clone(), stop.clone()));
     let mut server = json!({ "url": url, "apiKey": data.key_or_make()? });
     if let Some(ssh) = &ssh {
         server["ssh"] = ssh.address().into();
     }
+    names.write_down(&mut server);
     let server = server.to_string();
     write_private(&data.server(), server.as_bytes())?;
     if let Some(file) = &arguments.ready_file {
@@ -55,13 +58,16 @@ pub(crate) async fn serve(arguments: ServeArgs) -> anyhow::Result<ExitCode> {
         "Point E2B's SDKs here: eval \"$(dormouse env{})\"",
         data_dir_flag(&config.data_dir)
     );
+    names.announce(&config);
 
     let ssh = ssh.map(|ssh| {
         println!("SSH on {}, host key {}", ssh.address(), ssh.fingerprint());
         tokio::spawn(ssh.serve(&host, stop.clone()))
     });
 
+    let https = tokio::spawn(names.serve(config.domains.clone(), front.clone(), stop.clone()));
     dormouse_proxy::serve(listener, front, stop).await?;
+    https.await??;
     if let Some(ssh) = ssh {
         ssh.await??;
     }

@@ -60,7 +60,7 @@ async fn measure(
     host.control.stock(&build);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let front = host.front(config);
+    let front = host.front(config, None);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(dormouse_proxy::serve(listener, front, stop.clone()));
     let client = Client::new(address, data.key_or_make()?);

@@ -1,0 +1,5 @@
+//! The listener over real sockets, and ACME against a real server.
+
+mod acme;
+mod handshake;
+mod support;
