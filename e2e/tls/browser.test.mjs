@@ -23,9 +23,8 @@ const flags = [
 
 let sandbox, home, browser
 before(async () => {
-  sandbox = await inhabited(after)
+  sandbox = await inhabited()
   home = await mkdtemp(join(tmpdir(), 'browser-'))
-  after(() => rm(home, { recursive: true, force: true }))
   // Trusted as `dormouse ca` says.
   const database = join(home, '.pki/nssdb')
   await mkdir(database, { recursive: true })
@@ -40,7 +39,11 @@ before(async () => {
     timeout: 120_000,
   })
   browser.setDefaultTimeout(60_000)
-  after(() => browser.close())
+})
+after(async () => {
+  await browser?.close()
+  await sandbox?.kill()
+  await rm(home, { recursive: true, force: true })
 })
 
 async function page(t) {

@@ -10,8 +10,9 @@ import { domain, inhabited } from './support.mjs'
 
 let sandbox
 before(async () => {
-  sandbox = await inhabited(after)
+  sandbox = await inhabited()
 })
+after(() => sandbox?.kill())
 
 test('the domain and the authority are all that a client needs', async (t) => {
   const own = await Sandbox.create()

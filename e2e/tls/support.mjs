@@ -10,10 +10,9 @@ for (const name of ['E2B_API_URL', 'E2B_SANDBOX_URL']) {
 
 export const domain = process.env.E2B_DOMAIN
 
-/** A sandbox with a page on port 8001 and the test server on port 8000, killed after the tests. */
-export async function inhabited(after) {
+/** A sandbox with a page on port 8001 and the test server on port 8000. */
+export async function inhabited() {
   const sandbox = await Sandbox.create()
-  after(() => sandbox.kill())
   const server = await readFile(new URL('../python/inside/server.py', import.meta.url), 'utf8')
   await sandbox.files.write('server.py', server)
   await sandbox.files.write('page/index.html', '<title>inside</title><h1>a page</h1>')

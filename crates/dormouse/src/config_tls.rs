@@ -161,8 +161,14 @@ impl Names {
                         .tls_cert
                         .as_ref()
                         .or(second.tls_cert.as_ref())
-                        .map_or(&[], Vec::as_slice),
-                    first.tls_key.as_ref().or(second.tls_key.as_ref()).map_or(&[], Vec::as_slice),
+                        .map(Vec::as_slice)
+                        .unwrap_or_default(),
+                    first
+                        .tls_key
+                        .as_ref()
+                        .or(second.tls_key.as_ref())
+                        .map(Vec::as_slice)
+                        .unwrap_or_default(),
                 )?,
                 redirect: first.redirect_listen.or(second.redirect_listen).and_then(ListenOn::address),
                 acme: acme(first, second, dns.is_some())?,
@@ -170,7 +176,7 @@ impl Names {
         };
         let domains = match configured {
             Some(domains) => domains,
-            None => vec![DOMAIN.parse()?],
+            None => vec![DOMAIN.parse::<Domain>()?],
         };
         Ok(Self { domains, told, tls, dns })
     }
@@ -249,7 +255,7 @@ fn public_domain(text: &str) -> anyhow::Result<String> {
         }
         _ => (text, None),
     };
-    Ok(with_port(&domain.parse().context("public-domain")?, port))
+    Ok(with_port(&domain.parse::<Domain>().context("public-domain")?, port))
 }
 
 /// A value that is a text in the file, read as on the command line.

@@ -70,7 +70,7 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
             .ok_or_else(|| "not on PATH".to_owned())
     };
     let data = DataDir::open(&config.data_dir)?;
-    Ok(vec![
+    let mut checks = vec![
         Check::new("root", root(), "run dormouse with sudo: namespaces and cgroups need it"),
         Check::new("engine", engine(config).await, install),
         Check::new("nftables", program("nft"), install),
@@ -87,7 +87,26 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
             "free some space, or choose another place with --data-dir",
         ),
         Check::new("base", base(&data), "`dormouse setup` makes it"),
-    ])
+    ];
+    if config.tls.is_some() {
+        let hint = "lead *.<domain> to this host in your DNS, or let --dns-listen answer; see docs/tls.md";
+        checks.push(Check::new("names", names(config).await, hint));
+    }
+    Ok(checks)
+}
+
+/// Whether clients on this host find the base domains.
+async fn names(config: &Config) -> Result<String, String> {
+    let mut found = Vec::new();
+    for domain in &config.domains {
+        let name = format!("api.{domain}");
+        let mut addresses = tokio::net::lookup_host((name.as_str(), 443))
+            .await
+            .map_err(|error| format!("{name} leads nowhere ({error})"))?;
+        let address = addresses.next().ok_or_else(|| format!("{name} has no address"))?;
+        found.push(format!("{name} leads to {}", address.ip()));
+    }
+    Ok(found.join(", "))
 }
 
 fn root() -> Result<String, String> {
