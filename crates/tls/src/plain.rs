@@ -79,9 +79,8 @@ where
         .header_read_timeout(LIMIT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(LIMIT, connection).await {
-        Ok(Err(error)) => tracing::debug!(%error, "a client of the plain port failed"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(LIMIT, connection).await {
+        tracing::debug!(%error, "a client of the plain port failed");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The responder over real sockets: real questions, and nonsense.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
