@@ -40,6 +40,21 @@ impl FromRequestParts<ApiState> for Segment {
     }
 }
 
+/// All captured segments as text, in the order of the path.
+#[derive(Debug)]
+pub(crate) struct Segments<const N: usize>(pub(crate) [String; N]);
+
+impl<const N: usize> FromRequestParts<ApiState> for Segments<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        let invalid = || ApiError::bad_request("Invalid path");
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid())?;
+        let segments: Vec<String> = params.iter().map(|(_, value)| value.to_owned()).collect();
+        segments.try_into().map(Self).map_err(|_| invalid())
+    }
+}
+
 fn sandbox_id(segment: &str) -> Option<SandboxId> {
     let id = match segment.split_once('-') {
         None => segment,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dormouse_builder::Builder;
 use dormouse_control::Control;
 use dormouse_store::Store;
 
@@ -32,6 +33,7 @@ pub struct ApiState {
     pub(crate) store: Store,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) keys: Arc<KeyCache>,
+    pub(crate) builder: Option<Arc<Builder>>,
 }
 
 impl ApiState {
@@ -43,6 +45,14 @@ impl ApiState {
             store,
             config: Arc::new(config),
             keys: Arc::default(),
+            builder: None,
         }
+    }
+
+    /// The same, able to build templates. Without a builder such requests are refused with 501.
+    #[must_use]
+    pub fn with_builder(mut self, builder: Arc<Builder>) -> Self {
+        self.builder = Some(builder);
+        self
     }
 }

@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 
 use dormouse_agent_proto::ENVD_VERSION;
 use dormouse_control::Sandbox;
-use dormouse_store::{NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TeamId, TemplateSummary};
+use dormouse_store::{BuildStatus, NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TeamId, TemplateSummary};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::network::NetworkBody;
+use crate::templates;
 
 /// Once the node a sandbox ran on; a constant for years, and still required (contract 2.1).
 pub(crate) const CLIENT_ID: &str = "6532622b";
 
 /// RFC 3339 with microseconds: what every client can read, and enough for `endAt` to stay the same to the millisecond.
-fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.6}"))
 }
 
@@ -36,6 +37,25 @@ enum State {
 enum AtTheEnd {
     Kill,
     Pause,
+}
+
+/// The words of [`BuildStatus`], for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "stands for a type of the store")]
+pub(crate) enum TemplateBuildStatus {
+    Waiting,
+    Building,
+    Ready,
+    Error,
+}
+
+/// The same, or nothing.
+pub(crate) fn optional_time<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => time(at, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// `Sandbox`: the answer to create, connect and resume.
@@ -214,9 +234,9 @@ pub(crate) struct Template {
     #[serde(rename = "createdBy")]
     #[schema(value_type = Option<String>)]
     created_by: Option<()>,
-    #[serde(rename = "lastSpawnedAt")]
-    #[schema(value_type = Option<String>)]
-    last_spawned_at: Option<()>,
+    #[serde(rename = "lastSpawnedAt", serialize_with = "optional_time")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_spawned_at: Option<Timestamp>,
     #[serde(rename = "spawnCount")]
     spawn_count: u64,
     #[serde(rename = "buildCount")]
@@ -224,7 +244,8 @@ pub(crate) struct Template {
     #[serde(rename = "envdVersion")]
     envd_version: &'static str,
     #[serde(rename = "buildStatus")]
-    build_status: &'static str,
+    #[schema(value_type = TemplateBuildStatus)]
+    build_status: BuildStatus,
 }
 
 impl From<TemplateSummary> for Template {
@@ -233,6 +254,8 @@ impl From<TemplateSummary> for Template {
             template,
             newest,
             builds,
+            spawned,
+            last_spawned,
         } = summary;
         Self {
             template_id: template.id.into(),
@@ -241,17 +264,16 @@ impl From<TemplateSummary> for Template {
             memory_mb: newest.resources.memory_mib,
             disk_size_mb: newest.resources.disk_mib,
             public: template.public,
-            aliases: template.aliases.clone(),
-            names: template.aliases,
+            names: template.aliases.iter().map(|alias| templates::full_name(alias)).collect(),
+            aliases: template.aliases,
             created_at: template.created_at,
-            updated_at: newest.created_at,
+            updated_at: newest.updated_at,
             created_by: None,
-            last_spawned_at: None,
-            spawn_count: 0,
+            last_spawned_at: last_spawned,
+            spawn_count: spawned,
             build_count: builds,
             envd_version: ENVD_VERSION,
-            // Only finished builds are in the store.
-            build_status: "ready",
+            build_status: newest.status,
         }
     }
 }

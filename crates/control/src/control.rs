@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dormouse_engine::{ConnectError, Connection, Engine, EngineError, InstanceId, StartFrom, StartRequest};
 use dormouse_layers::SnapshotStore;
-use dormouse_store::{BuildRecord, SandboxId, Store, TeamId};
+use dormouse_store::{BuildRecord, SandboxId, Store, TeamId, TemplateId};
 
 use crate::guarded::Deadlines;
 use crate::handle::{Command, Handle, View};
@@ -98,6 +98,13 @@ impl Control {
             return;
         }
         for stale in self.node.pool.stock(build) {
+            self.node.destroy_later(stale);
+        }
+    }
+
+    /// Takes a template out of use: the pool keeps no instances of it.
+    pub fn retire(&self, template: &TemplateId) {
+        for stale in self.node.pool.retire(template) {
             self.node.destroy_later(stale);
         }
     }

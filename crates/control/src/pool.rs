@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dormouse_engine::{EngineError, InstanceId, NetworkPolicy, StartFrom, StartRequest};
-use dormouse_store::{BuildId, BuildRecord};
+use dormouse_store::{BuildId, BuildRecord, TemplateId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -88,6 +88,13 @@ impl Pool {
         dropped.extend(use_shelf(&mut shelves, build));
         self.wanted.notify_one();
         dropped
+    }
+
+    /// Drops the shelves of a template. Returns the instances that are to be destroyed.
+    pub(crate) fn retire(&self, template: &TemplateId) -> Vec<InstanceId> {
+        let mut shelves = self.lock();
+        let retired = shelves.extract_if(|_, shelf| shelf.build.template == *template);
+        retired.flat_map(|(_, shelf)| shelf.ready).collect()
     }
 
     /// Resolves when every build in use has its full number of ready instances.

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Settings;
+use crate::template::TemplateArgs;
 
 /// Sandboxes for AI agents on your own machine: E2B-compatible, asleep when idle, awake on the next call.
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Sandbox(SandboxArgs),
     /// Register the SSH keys that open this team's sandboxes
     SshKey(SshKeyArgs),
+    /// Build templates, and manage them, on a running server
+    Template(TemplateArgs),
     /// Measure create, pause and wake on this host, beside plain runsc
     Bench(BenchArgs),
     /// The parent of one sandbox's processes; started by the server

@@ -102,6 +102,20 @@ impl Server {
         serde_json::from_slice(&answer).context("The server's answer is not what was expected")
     }
 
+    /// Brings bytes to where the server has said (contract 5.1 step 2).
+    pub(crate) async fn put(&self, url: &str, body: Bytes) -> anyhow::Result<()> {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let request = Request::builder().method(Method::PUT).uri(url).body(Full::new(body))?;
+        let answer = client
+            .request(request)
+            .await
+            .with_context(|| format!("Cannot reach {}", self.url))?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        bail!("The server does not take the files ({})", answer.status());
+    }
+
     /// A connection to the server, for streams.
     pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
         let url = url::Url::parse(&self.url)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use dormouse_api::{ApiConfig, ApiState};
+use dormouse_builder::{Builder, BuilderConfig, Limits};
 use dormouse_control::{Control, ControlConfig};
 use dormouse_engine::Engine;
 use dormouse_engine_gvisor::{GvisorConfig, GvisorEngine};
@@ -15,6 +16,7 @@ use dormouse_proxy::{Front, FrontConfig};
 use dormouse_store::{KeyRecord, Store, TeamId};
 use sha2::{Digest as _, Sha256};
 
+use crate::agent::AGENT;
 use crate::config::Config;
 use crate::data_dir::{DataDir, hex};
 
@@ -28,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) control: Arc<Control>,
     pub(crate) engine: Arc<dyn Engine>,
+    builder: Arc<Builder>,
     slots: Arc<SlotPool>,
 }
 
@@ -55,11 +58,25 @@ impl Host {
             ..ControlConfig::default()
         };
         let control = Control::start(control, Arc::clone(&engine), store.clone(), snapshots.clone()).await?;
+        let builder = BuilderConfig {
+            data_dir: config.data_dir.clone(),
+            agent: Arc::new(AGENT.to_vec()),
+            limits: Limits::default(),
+        };
+        let builder = Builder::open(
+            builder,
+            store.clone(),
+            Arc::clone(&engine),
+            snapshots.clone(),
+            Arc::clone(&control),
+        );
+        let builder = builder.await.context("Template builds could not be prepared")?;
         Ok(Self {
             store,
             snapshots,
             control,
             engine,
+            builder,
             slots,
         })
     }
@@ -70,7 +87,8 @@ impl Host {
             domain: config.told_domain(https_port),
             ..ApiConfig::default()
         };
-        let api = dormouse_api::router(ApiState::new(Arc::clone(&self.control), self.store.clone(), api));
+        let api = ApiState::new(Arc::clone(&self.control), self.store.clone(), api).with_builder(Arc::clone(&self.builder));
+        let api = dormouse_api::router(api);
         let front = FrontConfig {
             domains: config.domains.iter().map(ToString::to_string).collect(),
             ..FrontConfig::default()
@@ -80,6 +98,7 @@ impl Host {
 
     /// Stops and leaves every sandbox as it is.
     pub(crate) async fn close(self) {
+        self.builder.stop().await;
         self.control.stop().await;
         self.slots.close().await;
         self.store.close().await;

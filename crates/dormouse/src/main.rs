@@ -20,6 +20,7 @@ mod serve;
 mod setup;
 mod ssh;
 mod ssh_key;
+mod template;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Bench(arguments) => bench::bench(arguments).await,
             Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
             Command::SshKey(arguments) => ssh_key::ssh_key(arguments).await,
+            Command::Template(arguments) => template::template(arguments).await,
             Command::Shim(_) | Command::Vmm(_) => Ok(ExitCode::FAILURE),
         }
     });

@@ -54,6 +54,7 @@ pub(crate) fn write(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -
 fn spec(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -> Value {
     let (root, annotations) = match &record.root {
         Root::Tree(tree) => (tree.clone(), json!({})),
+        Root::Layers { .. } => (dir.empty_root(), json!({})),
         Root::Image(image) => (
             dir.empty_root(),
             json!({

@@ -50,7 +50,7 @@ pub(crate) async fn launch(shared: Arc<Shared>, request: StartRequest) -> Result
     };
     let root = root(&shared, &request).await?;
     let snapshot = match &request.from {
-        StartFrom::Boot => None,
+        StartFrom::Boot | StartFrom::Layers(_) => None,
         StartFrom::Snapshot(dir) => Some(dir.clone()),
     };
     let patience = if snapshot.is_some() {
@@ -111,6 +111,11 @@ async fn root(shared: &Arc<Shared>, request: &StartRequest) -> Result<Root, Engi
     let (path, from, shared) = (request.root.clone(), request.from.clone(), Arc::clone(shared));
     let find = move || match from {
         StartFrom::Snapshot(snapshot) => checkpoint::check(&snapshot, &root_image::existing(&path)),
+        StartFrom::Layers(layered) => Ok(Root::Layers {
+            lower: std::iter::once(path).chain(layered.layers).collect(),
+            upper: layered.changes,
+            work: layered.work,
+        }),
         StartFrom::Boot => {
             // Two boots from a new root make one image.
             let _making = shared.making_image.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -50,6 +50,15 @@ pub(crate) enum Root {
     Image(PathBuf),
     /// A directory: read through a gofer process.
     Tree(PathBuf),
+    /// Directories one over the other, put together by the shim with overlayfs, and written to through a gofer process.
+    Layers {
+        /// Lowest first.
+        lower: Vec<PathBuf>,
+        /// Gets the changes.
+        upper: PathBuf,
+        /// For overlayfs.
+        work: PathBuf,
+    },
 }
 
 impl Root {
@@ -146,7 +155,7 @@ impl Dir {
         self.bundle().join("config.json")
     }
 
-    /// What the OCI configuration names as root when the real one is an image.
+    /// What the OCI configuration names as root when the real one is an image, and where layers are mounted.
     pub(crate) fn empty_root(&self) -> PathBuf {
         self.bundle().join("rootfs")
     }

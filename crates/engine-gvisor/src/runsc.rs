@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
-use crate::layout::{Dir, Record};
+use crate::layout::{Dir, Record, Root};
 use crate::urpc::first_line;
 
 /// What runsc is asked to do.
@@ -49,7 +49,11 @@ pub(crate) fn command(dir: &Dir, record: &Record, action: Action<'_>) -> Command
         "--file-access=exclusive",
         "--cpu-num-from-quota",
     ]);
-    command.arg(format!("--overlay2=root:dir={}", dir.upper().display()));
+    command.arg(match &record.root {
+        // Its own overlay would hide the changes, which are what this instance is for.
+        Root::Layers { .. } => "--overlay2=none".to_owned(),
+        Root::Image(_) | Root::Tree(_) => format!("--overlay2=root:dir={}", dir.upper().display()),
+    });
     command
         .arg(action.word())
         .arg("--bundle")

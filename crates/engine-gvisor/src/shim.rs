@@ -14,13 +14,14 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use dormouse_rootfs::overlay;
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, WaitOptions, WaitStatus, set_child_subreaper, setsid, wait};
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::error::{GvisorError, Result};
-use crate::layout::{Dir, Exit, Record, Report, Started, read_json, write_json};
+use crate::layout::{Dir, Exit, Record, Report, Root, Started, read_json, write_json};
 use crate::lifeline::Held;
 use crate::runsc::{self, Action};
 
@@ -77,6 +78,11 @@ impl Shim {
         hierarchy.leave_for(&format!("{parent}/shims"))?;
         set_child_subreaper(Some(rustix::process::getpid())).map_err(GvisorError::system("become a subreaper"))?;
         hide_net_sysctls()?;
+        if let Root::Layers { lower, upper, work } = &record.root {
+            // In the namespace of our own: the mount is gone when this process and what it started are.
+            overlay::mount(&dir.empty_root(), lower, upper, work)
+                .map_err(GvisorError::system("put the layers of the root together"))?;
+        }
         // Last: from here on the daemon knows us.
         let pid = dir.shim_pid();
         fs::write(&pid, std::process::id().to_string()).map_err(GvisorError::file("write", &pid))?;

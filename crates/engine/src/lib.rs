@@ -34,8 +34,8 @@ use futures::future::BoxFuture;
 
 pub use self::error::{ConnectError, EngineError, Operation};
 pub use self::types::{
-    Adopted, AdoptedInstance, Connection, EngineKind, ExitReason, Identity, InstanceId, InstanceStats, NetworkPolicy, Resources,
-    SnapshotStats, StartFrom, StartRequest, Stream, random_name,
+    Adopted, AdoptedInstance, Connection, EngineKind, ExitReason, Identity, InstanceId, InstanceStats, LayeredRoot,
+    NetworkPolicy, Resources, SnapshotStats, StartFrom, StartRequest, Stream, random_name,
 };
 
 /// Makes, suspends, snapshots and destroys instances. One engine serves a whole daemon; every method may be called concurrently for

@@ -222,7 +222,7 @@ impl Engine for SimEngine {
     async fn start(&self, request: StartRequest) -> Result<(), EngineError> {
         self.enter(Operation::Start, &request.id).await?;
         let memory = match &request.from {
-            StartFrom::Boot => 0,
+            StartFrom::Boot | StartFrom::Layers(_) => 0,
             StartFrom::Snapshot(dir) => {
                 let bad = |reason: String| EngineError::BadSnapshot {
                     snapshot: dir.display().to_string(),

@@ -145,6 +145,25 @@ pub enum StartFrom {
     Boot,
     /// A snapshot directory that [`Engine::snapshot`](crate::Engine::snapshot) filled, of an instance over the same root tree.
     Snapshot(PathBuf),
+    /// A cold boot of the root tree with layers over it, whose changes are kept: one step of a template's build.
+    Layers(LayeredRoot),
+}
+
+/// A root made of layers, the topmost of which is written.
+///
+/// A layer is a directory in the form that Linux's overlayfs gives to its upper directory: what is new or changed, character devices
+/// 0/0 for what was removed, the attribute `trusted.overlay.opaque` on a directory that hides what lies below it.
+///
+/// When the instance is destroyed, `changes` holds all that programs inside had written and synced: the caller has the guest sync
+/// first. Such an instance has neither light sleep nor snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayeredRoot {
+    /// What lies over [`StartRequest::root`], lowest first. Never written to.
+    pub layers: Vec<PathBuf>,
+    /// Gets the instance's changes. An empty directory, or one with a few prepared files.
+    pub changes: PathBuf,
+    /// An empty directory on the same file system as `changes`, for the engine.
+    pub work: PathBuf,
 }
 
 /// Everything an engine needs to make an instance.

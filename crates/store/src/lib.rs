@@ -5,6 +5,7 @@
 //! without the other after a crash.
 #![forbid(unsafe_code)]
 
+mod build_jobs;
 mod database;
 mod error;
 mod events;
@@ -15,8 +16,10 @@ mod records;
 mod row;
 mod sandboxes;
 mod ssh_keys;
+mod tags;
 mod templates;
 
+pub use self::build_jobs::{BuildJob, BuildStatus, NewBuild, StartedBuild};
 pub use self::database::Store;
 pub use self::error::StoreError;
 pub use self::events::EventQuery;
@@ -26,4 +29,5 @@ pub use self::records::{
     BuildRecord, Event, EventKind, KeyRecord, NetworkConfig, OnTimeout, SandboxRecord, SandboxState, TemplateRecord,
 };
 pub use self::ssh_keys::SshKeyRecord;
-pub use self::templates::{DEFAULT_TAG, TemplateSummary};
+pub use self::tags::{DeletedTemplate, TagRecord};
+pub use self::templates::{DEFAULT_TAG, NewestBuild, TemplateSummary};

@@ -1,7 +1,10 @@
 //! Templates with their names, builds and tags.
 
+use dormouse_engine::Resources;
+use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use crate::build_jobs::{BuildJob, BuildStatus, point_tag};
 use crate::row::{self, Row};
 use crate::sandboxes::resources;
 use crate::{BuildId, BuildRecord, Store, StoreError, TeamId, TemplateId, TemplateRecord};
@@ -15,9 +18,26 @@ pub struct TemplateSummary {
     /// The template.
     pub template: TemplateRecord,
     /// Its newest build.
-    pub newest: BuildRecord,
-    /// How many builds it has.
+    pub newest: NewestBuild,
+    /// How many builds it has, those included that wait, are under way, or failed.
     pub builds: u32,
+    /// Sandboxes made of it, as far as events tell.
+    pub spawned: u64,
+    /// When the last of them was made.
+    pub last_spawned: Option<Timestamp>,
+}
+
+/// The build of a template that was asked for last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewestBuild {
+    /// Its id.
+    pub id: BuildId,
+    /// How far it is.
+    pub status: BuildStatus,
+    /// Size of its sandboxes.
+    pub resources: Resources,
+    /// When its status last changed.
+    pub updated_at: Timestamp,
 }
 
 impl Store {
@@ -32,13 +52,8 @@ impl Store {
                 let failed = |source| StoreError::Query { what, source };
                 upsert_template(connection, &template).await.map_err(failed)?;
                 insert_build(connection, &build).await?;
-                sqlx::query("INSERT OR REPLACE INTO tags (template, tag, build) VALUES (?,?,?)")
-                    .bind(template.id.as_str())
-                    .bind(tag)
-                    .bind(build.id.to_string())
-                    .execute(connection)
+                point_tag(connection, &template.id, &tag, build.id, build.created_at)
                     .await
-                    .map(drop)
                     .map_err(failed)
             })
         })
@@ -94,20 +109,68 @@ impl Store {
         let mut summaries = Vec::with_capacity(found.len());
         for row in &found {
             let template = self.with_aliases(row).await?;
-            let newest = sqlx::query("SELECT * FROM builds WHERE template = ? ORDER BY created_at DESC, id DESC")
-                .bind(template.id.as_str())
-                .fetch_all(self.reader())
-                .await
-                .map_err(failed)?;
-            if let Some(first) = newest.first() {
-                summaries.push(TemplateSummary {
-                    template,
-                    newest: decode_build(first)?,
-                    builds: u32::try_from(newest.len()).unwrap_or(u32::MAX),
+            summaries.extend(self.template_summary(&template).await?);
+        }
+        Ok(summaries)
+    }
+
+    /// A template as a list shows it; none when nobody has asked for a build of it.
+    pub async fn template_summary(&self, template: &TemplateRecord) -> Result<Option<TemplateSummary>, StoreError> {
+        let builds = self.template_builds(&template.id).await?;
+        let Some(newest) = builds.first() else { return Ok(None) };
+        let (spawned, last_spawned) = self.spawned(&template.id).await?;
+        Ok(Some(TemplateSummary {
+            template: template.clone(),
+            newest: NewestBuild {
+                id: newest.id,
+                status: newest.status,
+                resources: newest.resources,
+                updated_at: newest.updated_at,
+            },
+            builds: u32::try_from(builds.len()).unwrap_or(u32::MAX),
+            spawned,
+            last_spawned,
+        }))
+    }
+
+    /// Every build of a template, newest first: those that were asked for, and those of the server's own.
+    pub async fn template_builds(&self, template: &TemplateId) -> Result<Vec<BuildJob>, StoreError> {
+        let mut builds = self.build_jobs(template).await?;
+        for build in self.builds_of(template).await? {
+            if !builds.iter().any(|known| known.id == build.id) {
+                builds.push(BuildJob {
+                    id: build.id,
+                    template: build.template,
+                    status: BuildStatus::Ready,
+                    tags: Vec::new(),
+                    resources: build.resources,
+                    start_cmd: None,
+                    ready_cmd: None,
+                    reason: None,
+                    step: None,
+                    created_at: build.created_at,
+                    updated_at: build.created_at,
+                    finished_at: Some(build.created_at),
                 });
             }
         }
-        Ok(summaries)
+        builds.sort_by(|a, b| (b.created_at, b.id).cmp(&(a.created_at, a.id)));
+        Ok(builds)
+    }
+
+    /// The builds of a template that sandboxes can start from, newest first.
+    pub async fn builds_of(&self, template: &TemplateId) -> Result<Vec<BuildRecord>, StoreError> {
+        sqlx::query("SELECT * FROM builds WHERE template = ? ORDER BY created_at DESC, id DESC")
+            .bind(template.as_str())
+            .fetch_all(self.reader())
+            .await
+            .map_err(|source| StoreError::Query {
+                what: "list builds",
+                source,
+            })?
+            .iter()
+            .map(decode_build)
+            .collect()
     }
 
     /// The build that a template's tag points at.
@@ -176,7 +239,7 @@ impl Store {
     }
 }
 
-async fn upsert_template(connection: &mut SqliteConnection, template: &TemplateRecord) -> Result<(), sqlx::Error> {
+pub(crate) async fn upsert_template(connection: &mut SqliteConnection, template: &TemplateRecord) -> Result<(), sqlx::Error> {
     // Not REPLACE: that would delete the builds and tags that refer to the row.
     sqlx::query(
         "INSERT INTO templates (id, team, public, created_at) VALUES (?,?,?,?)
@@ -204,7 +267,7 @@ async fn upsert_template(connection: &mut SqliteConnection, template: &TemplateR
     Ok(())
 }
 
-async fn insert_build(connection: &mut SqliteConnection, build: &BuildRecord) -> Result<(), StoreError> {
+pub(crate) async fn insert_build(connection: &mut SqliteConnection, build: &BuildRecord) -> Result<(), StoreError> {
     let root = build.root.to_str().ok_or_else(|| StoreError::Unstorable {
         what: "build",
         id: build.id.to_string(),
@@ -237,7 +300,7 @@ async fn insert_build(connection: &mut SqliteConnection, build: &BuildRecord) ->
     Ok(())
 }
 
-fn decode_build(row: &SqliteRow) -> Result<BuildRecord, StoreError> {
+pub(crate) fn decode_build(row: &SqliteRow) -> Result<BuildRecord, StoreError> {
     let row = Row::new(row, "build", "id");
     Ok(BuildRecord {
         id: row.word("id")?,

@@ -1,4 +1,4 @@
-//! Templates, read only (contract 2.2, 5.4).
+//! Lists of templates, and their names (contract 2.2, 5.4).
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -16,7 +16,7 @@ use crate::path::Segment;
 use crate::state::ApiState;
 use crate::wire;
 
-pub(crate) fn routes() -> OpenApiRouter<ApiState> {
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(list_paged))

@@ -1,0 +1,4 @@
+//! Builds on the simulator: everything but commands.
+
+mod builds;
+mod world;
