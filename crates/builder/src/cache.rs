@@ -107,7 +107,7 @@ impl Layers {
     /// Opens the directories; `work` is emptied.
     pub(crate) fn open(dir: PathBuf, work: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
-        remove(&work)?;
+        set_aside(&work)?;
         fs::create_dir_all(&work)?;
         Ok(Self {
             dir,
@@ -268,6 +268,21 @@ impl Layers {
         }
         Ok(())
     }
+}
+
+/// Empties what an earlier daemon worked in. An instance of a build that it left may still be writing there until it is destroyed: what
+/// cannot be removed yet is removed by the next start.
+fn set_aside(work: &Path) -> io::Result<()> {
+    let old = work.with_extension("old");
+    fs::create_dir_all(&old)?;
+    match fs::rename(work, old.join(format!("{:016x}", rand::rng().random::<u64>()))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Err(error) = remove(&old) {
+        tracing::warn!(%error, path = %old.display(), "what earlier builds left cannot be removed yet");
+    }
+    Ok(())
 }
 
 fn is_in_the_way(error: &io::Error) -> bool {

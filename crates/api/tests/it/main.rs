@@ -11,5 +11,6 @@ mod list;
 mod openapi;
 mod others;
 mod states;
+mod templates;
 mod wire;
 mod world;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use dormouse_api::{ApiConfig, ApiState, router};
+use dormouse_builder::{Builder, BuilderConfig, Limits};
 use dormouse_control::{Control, ControlConfig};
 use dormouse_engine::sim::SimEngine;
 use dormouse_engine::{EngineKind, Resources};
@@ -112,11 +113,24 @@ impl World {
             pool_size: 0,
             ..ControlConfig::default()
         };
-        let control = Control::start(config, Arc::clone(&engine) as _, store.clone(), snapshots)
+        let control = Control::start(config, Arc::clone(&engine) as _, store.clone(), snapshots.clone())
             .await
             .expect("started");
+        let builder = BuilderConfig {
+            data_dir: dir.path().to_owned(),
+            agent: Arc::default(),
+            limits: Limits::default(),
+        };
+        let builder = Builder::open(
+            builder,
+            store.clone(),
+            Arc::clone(&engine) as _,
+            snapshots,
+            Arc::clone(&control),
+        );
+        let builder = builder.await.expect("opened");
         Self {
-            router: router(ApiState::new(control, store.clone(), api)),
+            router: router(ApiState::new(control, store.clone(), api).with_builder(builder)),
             engine,
             store,
             dir: Arc::new(dir),

@@ -64,8 +64,9 @@ pub(super) async fn build(server: &Server, arguments: BuildArgs) -> anyhow::Resu
     let (file, directory) = find(&arguments.path)?;
     let text = std::fs::read_to_string(&file).with_context(|| format!("Cannot read {}", file.display()))?;
     let plan = dockerfile::read(&text, &build_args(&arguments.build_args)?)?;
+    let settings = Settings::of(&directory)?;
     let context = arguments.context.clone().unwrap_or(directory);
-    let name = match &arguments.name {
+    let name = match arguments.name.as_ref().or(settings.template_name.as_ref()) {
         Some(name) => name.clone(),
         None => name_of(&context)?,
     };
@@ -78,19 +79,24 @@ pub(super) async fn build(server: &Server, arguments: BuildArgs) -> anyhow::Resu
     let request = json!({
         "name": name,
         "tags": arguments.tags,
-        "cpuCount": arguments.cpus,
-        "memoryMB": arguments.memory_mib,
+        "cpuCount": arguments.cpus.or(settings.cpu_count),
+        "memoryMB": arguments.memory_mib.or(settings.memory_mb),
         "minFreeDiskMb": arguments.disk_mib,
     });
     let requested: Requested = server.ask_json(Method::POST, "/v3/templates", Some(request)).await?;
     let display = Display::new(plan.steps.len(), arguments.json);
     let steps = steps(server, &requested, &plan, &context, &display).await?;
+    let from = if is_template(server, &plan.from).await {
+        "fromTemplate"
+    } else {
+        "fromImage"
+    };
     let start = json!({
-        "fromImage": plan.from,
+        from: plan.from,
         "force": arguments.no_cache,
         "steps": steps,
-        "startCmd": arguments.cmd.or(plan.start_cmd),
-        "readyCmd": arguments.ready_cmd.or(plan.ready_cmd),
+        "startCmd": arguments.cmd.or(settings.start_cmd).or(plan.start_cmd),
+        "readyCmd": arguments.ready_cmd.or(settings.ready_cmd).or(plan.ready_cmd),
     });
     let (template, build) = (&requested.template_id, &requested.build_id);
     server
@@ -125,6 +131,38 @@ fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
         .filter(|parent| *parent != Path::new(""))
         .unwrap_or(Path::new("."));
     Ok((path.to_owned(), directory.to_owned()))
+}
+
+/// Whether `FROM` means one of the server's templates: their names stand before those of images.
+async fn is_template(server: &Server, from: &str) -> bool {
+    let name = from.split(':').next().unwrap_or_default();
+    if name.contains(['/', '@']) {
+        return false;
+    }
+    let path = super::path(name, "").replacen("/templates/", "/templates/aliases/", 1);
+    server.ask(Method::GET, &path, None).await.is_ok()
+}
+
+/// What E2B's `e2b.toml` beside a Dockerfile says; flags stand before it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Settings {
+    template_name: Option<String>,
+    start_cmd: Option<String>,
+    ready_cmd: Option<String>,
+    cpu_count: Option<u32>,
+    memory_mb: Option<u32>,
+}
+
+impl Settings {
+    fn of(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.join("e2b.toml");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("Cannot understand {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("Cannot read {}", path.display())),
+        }
+    }
 }
 
 /// A template's name from that of a directory.
@@ -283,6 +321,21 @@ mod tests {
         assert_eq!(step_of("[builder 2/5] RUN ls -l [0af3]"), Some((2, "RUN ls -l")));
         assert_eq!(step_of("[builder 2/5] [stdout]: [x] y"), None);
         assert_eq!(step_of("[base] FROM x [0af3]"), None);
+    }
+
+    #[test]
+    fn e2bs_settings_are_read() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(Settings::of(home.path()).unwrap().template_name.is_none());
+        let text = "template_id = \"x\"\ntemplate_name = \"web\"\ncpu_count = 4\nstart_cmd = \"run\"\n";
+        std::fs::write(home.path().join("e2b.toml"), text).unwrap();
+        let settings = Settings::of(home.path()).unwrap();
+        assert_eq!(
+            (settings.template_name.as_deref(), settings.cpu_count),
+            (Some("web"), Some(4))
+        );
+        std::fs::write(home.path().join("e2b.toml"), "cpu_count = [").unwrap();
+        assert!(Settings::of(home.path()).is_err());
     }
 
     #[test]

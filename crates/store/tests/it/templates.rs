@@ -55,8 +55,8 @@ async fn a_tag_points_at_the_last_build_saved_with_it() {
     let listed = store.templates(TeamId::FIRST).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(
-        (&listed[0].template, &listed[0].newest, listed[0].builds),
-        (&template, &newest, 3)
+        (&listed[0].template, listed[0].newest.id, listed[0].builds),
+        (&template, newest.id, 3)
     );
 }
 
