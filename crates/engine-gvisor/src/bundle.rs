@@ -67,6 +67,17 @@ fn spec(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -> Value {
     let resources = &record.resources;
     // Half of the memory, as Linux has it: a program that fills one gets an error. Without, all of the sandbox would end for lack of memory.
     let in_memory = json!(["mode=1777", format!("size={}", u64::from(resources.memory_mib) << 19)]);
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs" }),
+        json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": in_memory }),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs" }),
+    ];
+    // A step of a template's build finds in /tmp what a step before it has put there, and a package that is built there may be bigger
+    // than the memory.
+    if !matches!(record.root, Root::Layers { .. }) {
+        mounts.push(json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": in_memory }));
+    }
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -81,13 +92,7 @@ fn spec(dir: &Dir, record: &Record, netns: &Path, init: &[String]) -> Value {
         },
         "root": { "path": root, "readonly": false },
         "hostname": "sandbox",
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
-            { "destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": in_memory },
-            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": in_memory },
-            { "destination": "/sys", "type": "sysfs", "source": "sysfs" },
-        ],
+        "mounts": mounts,
         "annotations": annotations,
         "linux": {
             "cgroupsPath": format!("/{}", record.cgroup),
@@ -140,6 +145,21 @@ mod tests {
         assert_eq!(spec["root"]["path"], "/state/x/bundle/rootfs");
         assert_eq!(spec["annotations"]["dev.gvisor.spec.rootfs.source"], "/t/root.erofs");
         assert_eq!(spec["annotations"]["dev.gvisor.spec.rootfs.overlay"], "dir=/state/x/upper");
+    }
+
+    #[test]
+    fn layers_are_mounted_where_the_root_is_and_keep_their_tmp() {
+        let spec = check(Root::Layers {
+            lower: vec!["/a".into(), "/b".into()],
+            upper: "/u".into(),
+            work: "/w".into(),
+        });
+        assert_eq!(spec["root"]["path"], "/state/x/bundle/rootfs");
+        let mounts = spec["mounts"].as_array().expect("an array");
+        assert!(mounts.iter().all(|mount| mount["destination"] != "/tmp"));
+        let tree = check(Root::Tree("/t/root".into()));
+        let mounts = tree["mounts"].as_array().expect("an array");
+        assert!(mounts.iter().any(|mount| mount["destination"] == "/tmp"));
     }
 
     #[test]
