@@ -50,7 +50,7 @@ def result(data, is_main):
             line[field] = value
     text = line.get("text")
     # A string's result is the string, not how it would be written in a program.
-    if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "'\"`":
         line["text"] = text[1:-1]
     if extra:
         line["extra"] = extra
