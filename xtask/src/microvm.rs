@@ -78,7 +78,9 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         .find(|line| line.contains(" passed, ") && line.contains(" failed"));
     let results = results.context("the tests did not come to their end")?;
     println!("{}", results.trim());
-    if !results.contains(" 0 failed") || results.trim().starts_with("0 passed") {
+    // The small guests' tests say it in the words of Rust's harness.
+    let small_failed = !outcome.output.contains("test result: ok.");
+    if small_failed || !results.contains(" 0 failed") || results.trim().starts_with("0 passed") {
         bail!("tests of the machine monitor failed");
     }
     Ok(())

@@ -3,6 +3,11 @@
 //!
 //! `cargo xtask test-microvm` runs it inside QEMU, where there is a KVM that any kernel runs on. It needs the kernel's
 //! file in `DORMOUSE_TEST_KERNEL` and its modules' tree in `DORMOUSE_TEST_MODULES`; without them it is skipped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "tests: a failure is to be seen where it happens"
+)]
 
 mod guest;
 mod linux;
