@@ -105,11 +105,16 @@ impl<'c> Account<'c> {
             self.lay_out(&challenge, challenges, laid).await?;
             challenge.set_ready().await.map_err(|error| self.failed(error))?;
         }
-        let status = order.poll_ready(&PATIENCE).await.map_err(|error| self.failed(error))?;
-        if matches!(status, OrderStatus::Ready | OrderStatus::Valid) {
-            return Ok(());
+        match order.poll_ready(&PATIENCE).await {
+            Ok(OrderStatus::Ready | OrderStatus::Valid) => Ok(()),
+            Ok(_) => Err(self
+                .why(order)
+                .await
+                .unwrap_or_else(|| self.unconfirmed("the names", "it does not say why".to_owned()))),
+            // A failed order may carry a problem too, but not the name that it is about.
+            Err(error @ instant_acme::Error::Api(_)) => Err(self.why(order).await.unwrap_or_else(|| self.failed(error))),
+            Err(error) => Err(self.failed(error)),
         }
-        Err(self.why(order).await)
     }
 
     async fn lay_out(&self, challenge: &ChallengeHandle<'_>, challenges: &Challenges, laid: &mut Vec<Laid>) -> Result<()> {
@@ -144,18 +149,18 @@ impl<'c> Account<'c> {
         }
     }
 
-    /// What the server says about the proof that failed.
-    async fn why(&self, order: &mut Order) -> Error {
+    /// What the server says about the proof that failed, if it does.
+    async fn why(&self, order: &mut Order) -> Option<Error> {
         let mut authorizations = order.authorizations();
         while let Some(Ok(mut authorization)) = authorizations.next().await {
             let name = authorization.identifier().to_string();
             let Ok(state) = authorization.refresh().await else { continue };
             let problem = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
             if let Some(problem) = problem {
-                return self.unconfirmed(&name, problem.to_string());
+                return Some(self.unconfirmed(&name, problem.to_string()));
             }
         }
-        self.unconfirmed("the names", "it does not say why".to_owned())
+        None
     }
 
     fn failed(&self, source: instant_acme::Error) -> Error {

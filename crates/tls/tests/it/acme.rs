@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use dormouse_dns::{Config, Responder, TxtRecords};
 use dormouse_tls::acme::{Acme, AcmeConfig, Dns01, Proof, PublishTxt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::support::Fixture;
@@ -100,6 +102,14 @@ impl World {
                 break;
             }
         }
+        // It says so before it listens.
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while TcpStream::connect(at(PEBBLE_PORT)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("Pebble does not listen");
         // It must never wait for somebody to read.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self {
