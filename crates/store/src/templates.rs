@@ -154,7 +154,7 @@ impl Store {
                 });
             }
         }
-        builds.sort_by(|a, b| (b.created_at, b.id).cmp(&(a.created_at, a.id)));
+        builds.sort_by_key(|build| std::cmp::Reverse((build.created_at, build.id)));
         Ok(builds)
     }
 
