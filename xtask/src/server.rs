@@ -45,13 +45,14 @@ struct Ready {
 
 /// Compiles the program.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
-    let (flag, directory) = match profile {
-        Profile::Dev => (None, "debug"),
-        Profile::Release => (Some("--release"), "release"),
+    // What the tests of the workspace have built already is built once: a package alone would select other features of the libraries.
+    let (arguments, directory): (&[&str], _) = match profile {
+        Profile::Dev => (&["--workspace", "--all-targets"], "debug"),
+        Profile::Release => (&["--package", "dormouse", "--release"], "release"),
     };
     Step::new(format!("build dormouse ({directory})"), "cargo")
-        .args(["build", "--package", "dormouse"])
-        .args(flag)
+        .args(["build"])
+        .args(arguments)
         .limit(Duration::from_secs(2400))
         .run()?;
     Ok(paths::target().join(directory).join("dormouse"))

@@ -169,9 +169,14 @@ async fn a_build_that_a_crash_ended_has_failed() {
     world.start(&template, build, Vec::new()).await;
     let waiting = world.request("other", &["default"]).await;
     let trees = world.dir.path().join("templates/builds");
-    while !trees.join(build.to_string()).exists() {
+    // From then on the first builder waits in the engine for ever, as one that is no more.
+    while !messages(&world.view(&template, build).await)
+        .iter()
+        .any(|message| message.contains("Writing the snapshot"))
+    {
         tokio::task::yield_now().await;
     }
+    assert!(trees.join(build.to_string()).exists());
     world.crash().await;
     let view = world.view(&template, build).await;
     assert_eq!(view.job.status, BuildStatus::Error);

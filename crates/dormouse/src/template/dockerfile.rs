@@ -51,7 +51,14 @@ fn plain(kind: &'static str, args: impl IntoIterator<Item = impl Into<String>>) 
 /// # Errors
 /// It is malformed, or says what a template cannot have.
 pub(crate) fn read(text: &str, arguments: &BTreeMap<String, String>) -> anyhow::Result<Plan> {
-    let file = parse_dockerfile::parse(text).map_err(|error| anyhow::anyhow!("The Dockerfile cannot be read: {error}"))?;
+    let file = parse_dockerfile::parse(text).map_err(|error| {
+        let hint = if text.contains("<<") {
+            "; a here-document must stand at the end of its line, as in `RUN cat > /x <<EOF`"
+        } else {
+            ""
+        };
+        anyhow::anyhow!("The Dockerfile cannot be read: {error}{hint}")
+    })?;
     let mut reader = Reader {
         text,
         arguments,
@@ -304,9 +311,21 @@ fn line(command: &Command<'_>) -> String {
             let words: Vec<String> = words.value.iter().map(|word| words::quoted(&word.value)).collect();
             words.join(" ")
         }
-        Command::Shell(text) => text.value.trim().to_owned(),
+        Command::Shell(text) => joined(text.value.trim()),
         _ => String::new(),
     }
+}
+
+/// A command without its line breaks; comments between its lines are no part of it.
+fn joined(command: &str) -> String {
+    let mut line = String::new();
+    for (at, part) in command.lines().enumerate() {
+        if at > 0 && part.trim_start().starts_with('#') {
+            continue;
+        }
+        line.push_str(part.trim_end().strip_suffix('\\').unwrap_or(part));
+    }
+    line
 }
 
 #[cfg(test)]
@@ -375,13 +394,13 @@ mod tests {
 
     #[test]
     fn here_documents_are_scripts_or_input() {
-        let text = "FROM base\nRUN <<EOF\nset -e\necho one\nEOF\nRUN cat <<EOF > /x\nbody\nEOF\nRUN echo after\n";
+        let text = "FROM base\nRUN <<EOF\nset -e\necho one\nEOF\nRUN cat > /x <<EOF\nbody\nEOF\nRUN echo after\n";
         let steps = plan(text).steps;
         assert_eq!(steps[2], plain("RUN", ["set -e\necho one\n"]));
         let Step::Plain { args, .. } = &steps[3] else {
             panic!("{steps:?}")
         };
-        assert_eq!(args[0].trim_end(), "cat <<EOF > /x\nbody\nEOF");
+        assert_eq!(args[0].trim_end(), "cat > /x <<EOF\nbody\nEOF");
         assert_eq!(steps[4], plain("RUN", ["echo after"]));
     }
 
@@ -396,6 +415,7 @@ mod tests {
         refused("FROM a\nCOPY --chmod=u+x a /c\n", "octal");
         refused("FROM a\nSHELL [\"/bin/zsh\"]\n", "SHELL");
         refused("FROM a\nNONSENSE x\n", "cannot be read");
+        refused("FROM a\nRUN cat <<EOF > /x\nbody\nEOF\n", "end of its line");
         refused("", "");
     }
 

@@ -88,14 +88,18 @@ async fn run(program: &Path, action: &str, name: &str, value: &str) -> Result<()
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
     fn program(dir: &tempfile::TempDir, script: &str) -> PathBuf {
-        let path = dir.path().join("hook");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, path) = (dir.path().join("text"), dir.path().join("hook"));
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Written by another process: a child of a test beside this one could inherit our descriptor, and the file were busy.
+        let install = std::process::Command::new("install")
+            .args(["-m", "755"])
+            .args([&text, &path])
+            .status();
+        assert!(install.unwrap().success());
         path
     }
 
