@@ -109,12 +109,14 @@ def test_background_command_goes_on_and_can_be_listened_to(make):
     assert again.wait().stdout == "got it\n"
 
 
+@pytest.mark.xfail(reason="a reader that waits in open() of a named pipe over a pause may wait for ever (docs/engines.md, Limits)", strict=False)
+@pytest.mark.timeout(60)
 def test_pipeline_that_waits_goes_on(make):
     sandbox = make()
     sandbox.commands.run("mkfifo /tmp/in; (cat /tmp/in | tr a-z A-Z > /tmp/out) > /dev/null 2>&1 &")
     sandbox.pause()
     sandbox.connect()
-    sandbox.commands.run("echo hello > /tmp/in")
+    sandbox.commands.run("echo hello > /tmp/in", timeout=20)
     eventually(lambda: sandbox.files.read("/tmp/out") == "HELLO\n")
 
 

@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "a place for the Python client"),
     ("ca-certificates", "the clients' downloads"),
     ("curl", "the tests over HTTPS"),
+    ("openssh-client", "the tests over SSH"),
     ("chromium", "the tests over HTTPS in a browser"),
     ("libnss3-tools", "makes that browser trust the local authority"),
     ("pebble", "the ACME server that the tests get certificates from"),
