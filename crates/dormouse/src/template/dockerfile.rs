@@ -222,9 +222,11 @@ impl Reader<'_> {
         let whole = self.text.get(shell.span.start..last.span.end).unwrap_or_default();
         let (head, body) = whole.split_once('\n').unwrap_or((whole, ""));
         let only = head.trim();
-        let script = only.starts_with("<<") && only.split_whitespace().count() == 1 && run.here_docs.len() == 1;
+        let alone = only.is_empty() || only.starts_with("<<") && only.split_whitespace().count() == 1;
+        let script = alone && run.here_docs.len() == 1;
         if script {
-            return Ok(run.here_docs.first().map(|doc| doc.value.to_string()).unwrap_or_default());
+            let text = run.here_docs.first().map(|doc| doc.value.as_ref()).unwrap_or_default();
+            return Ok(text.trim_start_matches('\n').to_owned());
         }
         let end = self.text[last.span.end..].lines().next().unwrap_or_default();
         let terminator = terminator(head);
